@@ -1,0 +1,82 @@
+"""A worker as the pool knows it: its health machine and what placement looks at."""
+
+import msgspec
+
+from trusted_pool.core.request import Capacity
+from trusted_pool.core.words import Duty, WorkerHealth
+
+#: A worker's health after a check that was answered (True) or not (False), within the grace or after it.
+HEALTH: dict[tuple[WorkerHealth, str], WorkerHealth] = {
+    (WorkerHealth.UNKNOWN, "answered"): WorkerHealth.HEALTHY,
+    (WorkerHealth.UNKNOWN, "silent"): WorkerHealth.SUSPECT,
+    (WorkerHealth.UNKNOWN, "grace_over"): WorkerHealth.LOST,
+    (WorkerHealth.HEALTHY, "answered"): WorkerHealth.HEALTHY,
+    (WorkerHealth.HEALTHY, "silent"): WorkerHealth.SUSPECT,
+    (WorkerHealth.HEALTHY, "grace_over"): WorkerHealth.LOST,
+    (WorkerHealth.SUSPECT, "answered"): WorkerHealth.HEALTHY,
+    (WorkerHealth.SUSPECT, "silent"): WorkerHealth.SUSPECT,
+    (WorkerHealth.SUSPECT, "grace_over"): WorkerHealth.LOST,
+    (WorkerHealth.LOST, "answered"): WorkerHealth.HEALTHY,
+    (WorkerHealth.LOST, "silent"): WorkerHealth.LOST,
+    (WorkerHealth.LOST, "grace_over"): WorkerHealth.LOST,
+}
+
+DEFAULT_SLOTS = 4
+
+
+class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """One entry of the allowlist with what the pool knows of it."""
+
+    worker_id: str
+    endpoint: str
+    max_concurrent_jobs: int | None = None  #: the allowlist's ceiling
+    labels: dict[str, str] = {}  #: the allowlist's; they win over the worker's own
+    proven: bool = True  #: False: "identity": "claimed"
+    health: WorkerHealth = WorkerHealth.UNKNOWN
+    words: str = ""  #: why it is not healthy, for people
+    duty: Duty = Duty.ACTIVE
+    capacity: Capacity = Capacity()  #: as it last said
+    version: str = ""
+    last_health_check: float | None = None  #: when a check last ended, answered or not
+    last_answer_at: float | None = None
+    silent_since: float | None = None  #: first failed check of the present silence
+    journal_id: str = ""  #: the event journal that `event_seq` counts in
+    event_seq: int = 0  #: newest event of that journal which is committed here
+
+    @property
+    def slots(self) -> int:
+        """How many jobs it is given at once: what it offers, capped by the allowlist, else 4."""
+        known = [n for n in (self.capacity.slots, self.max_concurrent_jobs) if n is not None]
+        return min(known, default=DEFAULT_SLOTS)
+
+    @property
+    def offer(self) -> Capacity:
+        """Its capacity with the allowlist's labels and slots laid over its own."""
+        return msgspec.structs.replace(self.capacity, slots=self.slots, labels={**self.capacity.labels, **self.labels})
+
+
+def heard(worker: Worker, capacity: Capacity, version: str, now: float) -> Worker:
+    """Return the worker after a check that was answered by the listed key."""
+    return msgspec.structs.replace(
+        worker,
+        health=HEALTH[worker.health, "answered"],
+        words="",
+        capacity=capacity,
+        version=version,
+        last_health_check=now,
+        last_answer_at=now,
+        silent_since=None,
+    )
+
+
+def silent(worker: Worker, words: str, grace_s: float, now: float) -> Worker:
+    """Return the worker after a check that failed. It is lost when silent for longer than the grace."""
+    since = worker.silent_since if worker.silent_since is not None else now
+    kind = "grace_over" if now - since >= grace_s else "silent"
+    return msgspec.structs.replace(
+        worker,
+        health=HEALTH[worker.health, kind],
+        words=words,
+        last_health_check=now,
+        silent_since=since,
+    )

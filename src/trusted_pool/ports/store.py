@@ -1,0 +1,197 @@
+"""What the coordinator keeps: versioned rows, events, counters, small blobs."""
+
+from collections.abc import Sequence
+from typing import Any, Protocol
+
+import msgspec
+
+from trusted_pool.core.job import Job, OutputFile
+from trusted_pool.core.request import Request
+from trusted_pool.core.words import JobState
+from trusted_pool.core.worker import Worker
+
+
+class StoreError(Exception):
+    """The store cannot do it; the message says why and what to do."""
+
+
+class StoreFullError(StoreError):
+    """No space is left. Nothing of the commit was kept."""
+
+
+class StoreDamagedError(StoreError):
+    """The database is damaged. It was not touched."""
+
+
+class StoreInUseError(StoreError):
+    """Another process has it."""
+
+
+class Versioned(msgspec.Struct, frozen=True):
+    """A job as it was loaded, with the version that a commit must expect."""
+
+    job: Job
+    version: int
+
+
+class Event(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a job's story. The store numbers events in the order of commits."""
+
+    job_id: str
+    at: float
+    kind: str
+    attempt: int = 0
+    data: dict[str, Any] = {}
+    seq: int = 0  #: given by the store
+
+
+class Result(msgspec.Struct, frozen=True, kw_only=True):
+    """The accepted result of a job: written once, with the commit that accepts it."""
+
+    job_id: str
+    attempt: int
+    outputs: tuple[OutputFile, ...] = ()
+    log_sha256: str | None = None  #: the framed log
+    log_size: int = 0
+
+
+class Blob(msgspec.Struct, frozen=True, kw_only=True):
+    """A blob that a unit begins to refer to. `data` holds the bytes of a small one; else it must be published."""
+
+    sha256: str
+    size: int
+    data: bytes | None = None
+
+
+class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
+    """An owner's idempotency key: what it was used for, until when."""
+
+    owner: str
+    key: str
+    fingerprint: str  #: of canonical manifest and (name, sha256) list
+    job_id: str
+    until: float
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """Rows that are committed together or not at all. Empty parts are left out.
+
+    `expects` None: the job is new; a number: its row must have that version.
+    """
+
+    job: Job | None = None
+    expects: int | None = None
+    before: Job | None = None  #: the job as loaded, for the counters; None when new
+    events: tuple[Event, ...] = ()
+    result: Result | None = None
+    blobs: tuple[Blob, ...] = ()  #: referred to by `job` from now on
+    idempotency: Idempotency | None = None
+    workers: tuple[Worker, ...] = ()  #: rows to put; the coordinator that leases a worker is its only writer
+
+
+class Committed(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of one unit."""
+
+    ok: bool
+    version: int = 0  #: of the job's row, when ok
+    conflict: str = ""  #: what was stale: "job", "idempotency" or "worker"
+
+
+class ShapeCount(msgspec.Struct, frozen=True, kw_only=True):
+    """A shape with queued jobs."""
+
+    shape: str
+    request: Request
+    queued: int
+
+
+class Counters(msgspec.Struct, frozen=True, kw_only=True):
+    """Kept in the transactions that change them, never counted."""
+
+    jobs: dict[str, int] = {}  #: by state
+    total: int = 0
+
+
+class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
+    """A filter over jobs; all given conditions hold. Newest first."""
+
+    states: tuple[JobState, ...] = ()
+    owner: str | None = None
+    worker_id: str | None = None
+    name: str | None = None
+    since: float | None = None  #: submitted at or after
+    until: float | None = None  #: submitted before
+    limit: int = 50
+    after: str | None = None  #: cursor of the page before
+
+
+class JobPage(msgspec.Struct, frozen=True, kw_only=True):
+    """One page of jobs."""
+
+    jobs: tuple[Job, ...]
+    next: str | None = None  #: cursor of the next page
+
+
+class Store(Protocol):
+    """Contract.
+
+    - `commit` answers only when what it says is durable: after a power cut an ok unit is there whole and a
+      conflicting one is absent whole. Units are independent: a stale one never fails its neighbours. Units are applied
+      in order, so two units with the same expected version give ok, then conflict.
+    - A job's version starts at 1 and grows by 1 with each commit.
+    - A unit with `idempotency` conflicts when the owner's key is held and not run out; nothing of it is kept.
+    - `reserve` marks and returns up to n queued jobs of the shapes, with `not_before` ≤ now and no reservation that is
+      still valid, by `order_key`, then job id. No two calls return the same job while its reservation is valid.
+      A reservation is no transition: it does not change the version, and a commit of the job ends it.
+    - Reads see every commit that was answered before they began.
+    - Loading what is not there gives None or an empty sequence, never an error.
+    - After StoreFullError nothing was kept and later calls succeed once there is space.
+    """
+
+    async def commit(self, units: Sequence[Unit]) -> list[Committed]:
+        """Commit the units. Raises StoreFullError, StoreError."""
+
+    async def job(self, job_id: str) -> Versioned | None:
+        """Load one job."""
+
+    async def open_jobs(self, worker_id: str | None = None) -> list[Versioned]:
+        """Load all jobs that are dispatched or running, of one worker or of all."""
+
+    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:
+        """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
+
+    async def shapes(self) -> list[ShapeCount]:
+        """Return the shapes that have queued jobs."""
+
+    async def next_due(self, now: float) -> float | None:
+        """Return the earliest moment after `now` at which a queued job becomes eligible or expires, if any does."""
+
+    async def expired(self, now: float, n: int) -> list[Versioned]:
+        """Load up to n queued jobs whose `expires_at` has passed."""
+
+    async def jobs(self, query: JobQuery) -> JobPage:
+        """Return one page of jobs. Raises ValueError for a cursor that it did not make."""
+
+    async def queue_position(self, job: Job) -> int | None:
+        """Return how many queued jobs go before it, or None when it is not queued."""
+
+    async def events(self, job_id: str) -> list[Event]:
+        """Return a job's story, oldest first."""
+
+    async def result(self, job_id: str) -> Result | None:
+        """Return the accepted result."""
+
+    async def blob(self, sha256: str) -> Blob | None:
+        """Return a blob that some job refers to, with its bytes when it is small."""
+
+    async def idempotency(self, owner: str, key: str, now: float) -> Idempotency | None:
+        """Return what an owner's key was used for, when it has not run out."""
+
+    async def workers(self) -> list[Worker]:
+        """Load all workers ever seen in an allowlist."""
+
+    async def counters(self) -> Counters:
+        """Return the counters."""
+
+    async def close(self) -> None:
+        """Finish what was begun and let go. Idempotent."""

@@ -1,0 +1,190 @@
+"""What clients of the coordinator are answered. Times are seconds since the epoch, or null.
+
+Field names that the specification gives stand as it gives them; the rest is beside them.
+"""
+
+from typing import Any
+
+import msgspec
+
+from trusted_pool.core.job import Attempt, InputFile
+from trusted_pool.core.request import Capacity, Obstacle
+from trusted_pool.core.words import Duty, Fault, JobState, Reason, WorkerHealth
+
+
+class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /submit`: the job is kept durably."""
+
+    job_id: str
+    status: JobState
+
+
+class ExecutionMetadata(msgspec.Struct, frozen=True, kw_only=True):
+    """How the newest attempt ran."""
+
+    cpu_seconds: float = 0.0
+    memory_peak_bytes: int = 0
+    memory_peak_mb: float = 0.0
+    wall_time_ms: float = 0.0
+    exit_code: int | None = None
+    signal: int | None = None
+    interpreter: str = ""
+    interpreter_version: str = ""
+    approximate: bool = False
+
+
+class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):
+    """The newest attempt as its worker sees it."""
+
+    job_id: str | None  #: the worker's own id of it
+    status: str
+    execution_metadata: ExecutionMetadata
+
+
+class WorkerVerdict(msgspec.Struct, frozen=True, kw_only=True):
+    """Why one worker does not have a waiting job; no obstacles means that it could take it now."""
+
+    worker_id: str
+    endpoint: str
+    obstacles: list[Obstacle]
+
+
+class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /status/{job_id}`."""
+
+    job_id: str
+    pool_status: JobState
+    status: JobState  #: the same, under the name of the worker's API
+    state: JobState
+    reason: Reason | None
+    fault: Fault | None
+    retryable: bool  #: whether a rerun may end otherwise
+    detail: str
+    worker_id: str | None
+    worker_status: WorkerStatus | None
+    submitted_at: float
+    completed_at: float | None
+    owner: str
+    name: str
+    labels: dict[str, str]
+    priority: int
+    queue_position: int | None  #: jobs that go before it; null unless queued
+    waiting_for: list[WorkerVerdict] | None  #: for each worker why not; null unless queued
+    cancel_requested_at: float | None
+    rerun_of: str | None
+    attempts: list[Attempt]
+    inputs: list[InputFile]
+    manifest: dict[str, Any]
+
+
+class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of `GET /jobs`."""
+
+    job_id: str
+    state: JobState
+    reason: Reason | None
+    name: str
+    owner: str
+    worker_id: str | None
+    attempt: int
+    submitted_at: float
+    completed_at: float | None
+
+
+class JobsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /jobs`: newest first; pass `next` as `after` for the next page."""
+
+    jobs: list[JobSummary]
+    next: str | None
+
+
+class OutputEntry(msgspec.Struct, frozen=True, kw_only=True):
+    """One output file."""
+
+    path: str
+    size: int
+    sha256: str
+    type: str  #: media type, by the name
+    executable: bool
+
+
+class OutputsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /outputs/{job_id}`."""
+
+    job_id: str
+    files: list[OutputEntry]
+
+
+class LogsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /logs/{job_id}`: text; bytes that are no UTF-8 stand as U+FFFD. The raw bytes: `/logs/{job_id}/stdout`."""
+
+    job_id: str
+    stdout: str
+    stderr: str
+    truncated: bool  #: the worker cut the log, or it is longer than this answer shows
+
+
+class LogEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of one SSE event of `GET /logs/{job_id}?follow=1`.
+
+    Event names: stdout, stderr, mark. The event's id is the offset to resume from.
+    """
+
+    at: float
+    text: str
+
+
+class EndEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """Data of the last SSE event, named `end`."""
+
+    state: JobState
+    reason: Reason | None
+    detail: str
+
+
+class WorkerAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One worker in `GET /pool`."""
+
+    worker_id: str
+    endpoint: str
+    is_healthy: bool
+    active_jobs: int
+    max_concurrent_jobs: int
+    last_health_check: float | None
+    health: WorkerHealth
+    duty: Duty
+    identity: str  #: "proven", or "claimed": it cannot prove its key
+    words: str
+    labels: dict[str, str]
+    capacity: Capacity
+    version: str
+
+
+class PoolAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /pool`."""
+
+    total_workers: int
+    healthy_workers: int
+    total_jobs: int
+    queued_jobs: int
+    jobs: dict[str, int]  #: by state
+    pool_id: str
+    workers: list[WorkerAnswer]
+    version: str
+
+
+class CancelAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /cancel/{job_id}`: it will not be dispatched any more."""
+
+    job_id: str
+    status: JobState
+    cancelled: bool  #: false: its program is being ended now, or it ended before
+
+
+class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /health` and `GET /` of the coordinator."""
+
+    status: str
+    service: str
+    version: str
+    pool_id: str

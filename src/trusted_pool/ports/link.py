@@ -99,7 +99,7 @@ class WorkerLink(Protocol):
         """Read one output file. Raises GoneError, LinkError."""
 
     def log(self, remote_id: str, start: int, *, follow: bool) -> AsyncIterator[bytes]:
-        """Read the framed log from byte `start`; with `follow` until the attempt has ended. Raises GoneError, LinkError."""
+        """Read the framed log from byte `start`; with `follow` until the attempt ended. Raises GoneError, LinkError."""
 
     async def close(self) -> None:
         """Let go of connections. Idempotent."""

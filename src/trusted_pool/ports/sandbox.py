@@ -43,8 +43,8 @@ class Sandbox(Protocol):
       word; limits and accounting are measured outside its reach.
     - Inputs are unpacked safely or the outcome is `bad_input`; nothing is written outside the task's directory.
     - Outputs named in the outcome are readable by `output` until `discard`, byte for byte as hashed.
-    - `stop` ends a task: SIGTERM to the program, after `grace_s` SIGKILL to the whole tree; `run` then returns with reason
-      `cancelled`. Stopping what is not running does nothing.
+    - `stop` ends a task: SIGTERM to the program, after `grace_s` SIGKILL to the whole tree; `run` then returns
+      with reason `cancelled`. Stopping what is not running does nothing.
     - Nothing of a discarded task is left: no process, mount, cgroup, file.
     """
 

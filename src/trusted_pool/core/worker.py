@@ -40,8 +40,6 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     last_health_check: float | None = None  #: when a check last ended, answered or not
     last_answer_at: float | None = None
     silent_since: float | None = None  #: first failed check of the present silence
-    journal_id: str = ""  #: the event journal that `event_seq` counts in
-    event_seq: int = 0  #: newest event of that journal which is committed here
 
     @property
     def slots(self) -> int:

@@ -1,7 +1,7 @@
 """Content-addressed bytes."""
 
 from collections.abc import AsyncIterator
-from typing import Protocol
+from typing import BinaryIO, Protocol
 
 
 class BlobsError(Exception):
@@ -36,6 +36,9 @@ class Staged(Protocol):
 
     def read(self) -> AsyncIterator[bytes]:
         """Read the staged bytes; before `publish` and `discard` only."""
+
+    def file(self) -> BinaryIO:
+        """Open the staged bytes as a seekable file, for code that runs in a thread; likewise. The caller closes it."""
 
 
 class Stage(Protocol):

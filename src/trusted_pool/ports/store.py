@@ -140,9 +140,10 @@ class Store(Protocol):
       in order, so two units with the same expected version give ok, then conflict.
     - A job's version starts at 1 and grows by 1 with each commit.
     - A unit with `idempotency` conflicts when the owner's key is held and not run out; nothing of it is kept.
-    - `reserve` marks and returns up to n queued jobs of the shapes, with `not_before` ≤ now and no reservation that is
-      still valid, by `order_key`, then job id. No two calls return the same job while its reservation is valid.
-      A reservation is no transition: it does not change the version, and a commit of the job ends it.
+    - `reserve` marks and returns up to n queued jobs of the shapes, with `not_before` ≤ now and no reservation of
+      another holder that is still valid, by `order_key`, then job id. Two holders never have the same job at once; a
+      holder's own reservations do not hide jobs from it. A reservation is no transition: it does not change the
+      version, and a commit of the job ends it.
     - Reads see every commit that was answered before they began.
     - Loading what is not there gives None or an empty sequence, never an error.
     - After StoreFullError nothing was kept and later calls succeed once there is space.

@@ -1,0 +1,189 @@
+"""The collector: logs and outputs of ended attempts into the blob store, then the worker may forget them."""
+
+import asyncio
+import hashlib
+import logging
+from collections.abc import AsyncIterator
+
+from trusted_pool.coordinator.contents import SMALL_BYTES, Contents
+from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.roster import Roster, short
+from trusted_pool.core import happenings as h
+from trusted_pool.core.job import Attempt, Job, Outcome
+from trusted_pool.core.retry import backoff_s
+from trusted_pool.core.words import AttemptState, Reason
+from trusted_pool.ports.blobs import BlobsError, Stage
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.link import GoneError, LinkError, WorkerLink
+from trusted_pool.ports.store import Blob, Result, StoreError
+from trusted_pool.protocol.messages import EndedEvent
+
+_log = logging.getLogger(__name__)
+
+RETRY_S = 1.0
+AT_ONCE = 16  #: results that are being copied at the same time
+
+
+class WrongBytesError(Exception):
+    """A worker handed out other bytes than it had announced."""
+
+
+class Collector:
+    """Copies results. A result is accepted once: by the commit of `Collected`, fenced by the attempt."""
+
+    def __init__(self, jobs: Jobs, roster: Roster, contents: Contents, clock: Clock, dice: Dice) -> None:
+        self._jobs = jobs
+        self._roster = roster
+        self._contents = contents
+        self._clock = clock
+        self._dice = dice
+        self._busy: set[tuple[str, int]] = set()
+        self._places = asyncio.Semaphore(AT_ONCE)
+
+    async def ended(self, worker_id: str, event: EndedEvent) -> None:
+        """Take note that an attempt ended, copy its results, and let the worker release them.
+
+        Raises:
+            IllegalTransitionError: the attempt is not current any more; the worker's copy is unwanted.
+        """
+        key = (event.job_id, event.attempt)
+        if key in self._busy:
+            return
+        self._busy.add(key)
+        try:
+            await self._ended(worker_id, event)
+        finally:
+            self._busy.discard(key)
+
+    async def _ended(self, worker_id: str, event: EndedEvent) -> None:
+        number, outcome = event.attempt, event.outcome
+        accepted = h.Accepted(attempt=number, remote_id=event.remote_id)
+        if outcome.reason is Reason.SANDBOX_FAILED:
+            job = await self._jobs.get(event.job_id)
+            later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
+            failed = h.Interrupted(attempt=number, words=outcome.detail, not_before=later, reason=Reason.SANDBOX_FAILED)
+            await self._jobs.apply(event.job_id, accepted, failed)
+            await self.release(worker_id, event.remote_id)
+            return
+        ended = h.Ended(attempt=number, outcome=outcome)
+        inline = self._inline(event)
+        if inline is not None:
+            result, blobs = inline
+            job = await self._jobs.get(event.job_id)
+            if _already(job, number):
+                await self.release(worker_id, event.remote_id)
+                return
+            collected = h.Collected(attempt=number)
+            await self._jobs.apply(event.job_id, accepted, ended, collected, result=result, blobs=blobs)
+        else:
+            job = await self._jobs.apply(event.job_id, accepted, ended)
+            if not _already(job, number):
+                await self._copy(worker_id, job, outcome)
+        await self.release(worker_id, event.remote_id)
+
+    def _inline(self, event: EndedEvent) -> tuple[Result, list[Blob]] | None:
+        """Return the result when the event carries all of it and it is what it says; else None."""
+        outcome, files = event.outcome, event.files or {}
+        if event.log is None or len(event.log) != outcome.log_bytes:
+            return None
+        blobs = []
+        for output in outcome.outputs:
+            data = files.get(output.path)
+            if data is None or len(data) != output.size or len(data) > SMALL_BYTES:
+                return None
+            if hashlib.sha256(data).hexdigest() != output.sha256:
+                return None
+            blobs.append(Blob(sha256=output.sha256, size=output.size, data=data))
+        log_sha256 = None
+        if event.log:
+            log_sha256 = hashlib.sha256(event.log).hexdigest()
+            blobs.append(Blob(sha256=log_sha256, size=len(event.log), data=event.log))
+        result = Result(
+            job_id=event.job_id,
+            attempt=event.attempt,
+            outputs=outcome.outputs,
+            log_sha256=log_sha256,
+            log_size=len(event.log),
+        )
+        return result, blobs
+
+    async def _copy(self, worker_id: str, job: Job, outcome: Outcome) -> None:
+        """Copy all results, trying again until it works or the attempt is not current any more."""
+        attempt = job.attempts[-1]
+        while True:
+            member = self._roster.members.get(worker_id)
+            if member is None:
+                return
+            try:
+                async with self._places:
+                    result, blobs = await self._fetch(member.link, job, attempt, outcome)
+                await self._jobs.apply(job.job_id, h.Collected(attempt=attempt.number), result=result, blobs=blobs)
+            except (GoneError, WrongBytesError) as error:
+                words = f"its results are gone: {error}"
+                await self._jobs.apply(job.job_id, h.ResultsLost(attempt=attempt.number, words=words))
+                return
+            except (LinkError, BlobsError, StoreError) as error:
+                _log.warning("Results of job %s cannot be copied yet: %s", job.job_id, error)
+                await asyncio.sleep(RETRY_S)
+            else:
+                return
+            job = await self._jobs.get(job.job_id)
+            if job.attempt is None or job.attempt.number != attempt.number or job.attempt.closed:
+                return
+
+    async def _fetch(self, link: WorkerLink, job: Job, attempt: Attempt, outcome: Outcome) -> tuple[Result, list[Blob]]:
+        remote_id = attempt.remote_id or ""
+        blobs = []
+        for output in outcome.outputs:
+            blob = await self._take(link.output(remote_id, output.path), output.size, output.path)
+            if blob.sha256 != output.sha256:
+                raise WrongBytesError(f"{output.path} has another digest than announced")
+            blobs.append(blob)
+        log = None
+        if outcome.log_bytes:
+            log = await self._take(link.log(remote_id, 0, follow=False), outcome.log_bytes, "the log")
+            blobs.append(log)
+        result = Result(
+            job_id=job.job_id,
+            attempt=attempt.number,
+            outputs=outcome.outputs,
+            log_sha256=log.sha256 if log else None,
+            log_size=log.size if log else 0,
+        )
+        return result, blobs
+
+    async def _take(self, pieces: AsyncIterator[bytes], size: int, what: str) -> Blob:
+        """Stage a stream of exactly `size` bytes and keep it."""
+        stage = await self._contents.stage()
+        try:
+            await _fill(stage, pieces, size, what)
+            staged = await stage.finish()
+        except BaseException:
+            await stage.abort()
+            raise
+        return await self._contents.keep(staged)
+
+    async def release(self, worker_id: str, remote_id: str) -> None:
+        """Let the worker forget an attempt. When it cannot be told now, reconciliation tells it."""
+        member = self._roster.members.get(worker_id)
+        if member is None:
+            return
+        try:
+            await member.link.release(remote_id)
+        except LinkError as error:
+            _log.info("Worker %s cannot be told to release %s: %s", short(worker_id), remote_id, error)
+
+
+async def _fill(stage: Stage, pieces: AsyncIterator[bytes], size: int, what: str) -> None:
+    async for piece in pieces:
+        if stage.size + len(piece) > size:
+            raise WrongBytesError(f"{what} is longer than announced")
+        await stage.write(piece)
+    if stage.size != size:
+        raise WrongBytesError(f"{what} is shorter than announced")
+
+
+def _already(job: Job, number: int) -> bool:
+    """Whether this attempt's result was accepted before."""
+    attempt = job.attempt
+    return attempt is not None and attempt.number == number and attempt.state is AttemptState.COLLECTED

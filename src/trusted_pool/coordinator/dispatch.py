@@ -1,0 +1,124 @@
+"""The dispatcher: queued jobs to workers that can take them now."""
+
+import asyncio
+import logging
+
+from trusted_pool.coordinator.jobs import Jobs, event_of
+from trusted_pool.coordinator.roster import Roster
+from trusted_pool.coordinator.send import Sender
+from trusted_pool.coordinator.tasks import Tasks
+from trusted_pool.core import happenings as h
+from trusted_pool.core.advance import IllegalTransitionError, advance
+from trusted_pool.core.job import Job
+from trusted_pool.core.placement import choose
+from trusted_pool.core.words import JobState
+from trusted_pool.ports.clock import Clock
+from trusted_pool.ports.store import Store, StoreError, Unit, Versioned
+
+_log = logging.getLogger(__name__)
+
+BATCH = 64
+RESERVE_S = 30.0
+TICK_S = 5.0
+ERROR_PAUSE_S = 1.0
+
+
+class Dispatcher:
+    """Places queued jobs whenever something may have changed: a new job, a free slot, a worker's health, time."""
+
+    def __init__(
+        self, *, store: Store, jobs: Jobs, roster: Roster, sender: Sender, tasks: Tasks, clock: Clock, holder: str
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._roster = roster
+        self._sender = sender
+        self._tasks = tasks
+        self._clock = clock
+        self._holder = holder
+        self._wake = asyncio.Event()
+        self._wake.set()
+        self._waiting: set[str] = set()  #: shapes for which nobody was found, said once
+
+    def wake(self) -> None:
+        """Look again soon."""
+        self._wake.set()
+
+    def noticed(self, _before: Job | None, after: Job) -> None:
+        """Look again when a job is queued."""
+        if after.state is JobState.QUEUED:
+            self._wake.set()
+
+    async def run(self) -> None:
+        """Place jobs until cancelled."""
+        while True:
+            try:
+                await self._expire()
+                while await self._round():
+                    pass
+                await self._sleep()
+            except StoreError as error:
+                _log.error("Dispatching waits: %s", error)
+                await asyncio.sleep(ERROR_PAUSE_S)
+
+    async def _sleep(self) -> None:
+        now = self._clock.now()
+        moments = [await self._store.next_due(now), self._roster.next_ask(now)]
+        due = min((m for m in moments if m is not None), default=now + TICK_S)
+        try:
+            async with asyncio.timeout(max(0.01, min(TICK_S, due - now))):
+                await self._wake.wait()
+        except TimeoutError:
+            pass
+
+    async def _expire(self) -> None:
+        for row in await self._store.expired(self._clock.now(), BATCH):
+            try:
+                await self._jobs.apply(row.job.job_id, h.Expired())
+            except IllegalTransitionError:
+                continue  # it was started in the meantime
+
+    async def _round(self) -> bool:
+        """Place up to a batch; return whether there may be more to place."""
+        self._wake.clear()
+        now = self._clock.now()
+        pool = self._roster.able(now)
+        free = sum(max(0, worker.slots - load.active) for worker, load in pool)
+        shapes = await self._store.shapes() if free or not pool else []
+        placeable = [s.shape for s in shapes if choose(s.request, pool) is not None]
+        if not free or not placeable:
+            await self._say_waiting({s.shape for s in shapes} if not pool else set(), now)
+            return False
+        self._waiting.clear()
+        rows = await self._store.reserve(placeable, min(free, BATCH), self._holder, now, now + RESERVE_S)
+        placed: list[tuple[Versioned, Job]] = []
+        for tick, row in enumerate(rows):
+            worker = choose(row.job.request, pool)
+            if worker is None or row.job.state is not JobState.QUEUED:
+                continue
+            next(load for w, load in pool if w is worker).take(row.job.request, 10**12 + tick)
+            event = h.Placed(attempt=len(row.job.attempts) + 1, worker_id=worker.worker_id)
+            placed.append((row, advance(row.job, event, now)))
+        await self._commit(placed, now)
+        return bool(placed)
+
+    async def _commit(self, placed: list[tuple[Versioned, Job]], now: float) -> None:
+        units = []
+        for row, job in placed:
+            attempt = job.attempts[-1]
+            event = event_of(job, h.Placed(attempt=attempt.number, worker_id=attempt.worker_id), now)
+            units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,)))
+        if not units:
+            return
+        for (row, job), committed in zip(placed, await self._store.commit(units), strict=True):
+            if committed.ok:
+                self._jobs.learn(row.job, Versioned(job, committed.version))
+                self._tasks.spawn(self._sender.send(job), f"send {job.job_id}")
+
+    async def _say_waiting(self, shapes: set[str], now: float) -> None:
+        """Say once for each shape that no worker is there for it."""
+        fresh = shapes - self._waiting
+        self._waiting = shapes
+        if fresh:
+            for row in await self._store.reserve(sorted(fresh), 1, self._holder, now, now):
+                _log.warning("No available workers for job %s", row.job.job_id)

@@ -1,0 +1,108 @@
+"""Logs of jobs: from the kept result when there is one, else live from the worker."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from trusted_pool.coordinator.bulletin import Bulletin
+from trusted_pool.coordinator.contents import Contents
+from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.read import Allowed
+from trusted_pool.coordinator.roster import Roster
+from trusted_pool.core.job import Job
+from trusted_pool.core.words import AttemptState
+from trusted_pool.ports.link import GoneError, LinkError
+from trusted_pool.ports.store import Result, Store
+from trusted_pool.protocol import frames
+
+WAIT_S = 15.0
+PAUSE_S = 0.5
+
+
+class Place(msgspec.Struct, frozen=True):
+    """Where a reader of a log is: behind `offset` bytes of the framed log of one attempt."""
+
+    attempt: int = 0
+    offset: int = 0
+
+
+class Line(msgspec.Struct, frozen=True):
+    """One frame, and the place behind it."""
+
+    place: Place
+    frame: frames.Frame
+
+
+class Logs:
+    """Reads logs, live or kept."""
+
+    def __init__(self, store: Store, jobs: Jobs, roster: Roster, contents: Contents, bulletin: Bulletin) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._roster = roster
+        self._contents = contents
+        self._bulletin = bulletin
+
+    async def now(self, job_id: str, allowed: Allowed) -> AsyncIterator[frames.Frame]:
+        """Yield the frames of the newest attempt's log as it is now. Raises NotFoundError."""
+        job = await self._jobs.get(job_id)
+        allowed(job)
+        async for line in self._read(job, await self._result(job), Place(), follow=False):
+            yield line.frame
+
+    async def follow(self, job_id: str, allowed: Allowed, place: Place) -> AsyncIterator[Line | Job | None]:
+        """Yield lines from `place` on until the job is final, then the job; None every 15 s without any.
+
+        A new attempt begins its log anew. Raises NotFoundError.
+        """
+        allowed(await self._jobs.get(job_id))
+        while True:
+            change = self._bulletin.expect(job_id)
+            try:
+                job = await self._jobs.get(job_id)
+                result = await self._result(job)
+                newest = result.attempt if result else len(job.attempts)
+                if place.attempt != newest:
+                    place = Place(newest, 0)
+                async for line in self._read(job, result, place, follow=True):
+                    place = line.place
+                    yield line
+                if job.final:
+                    yield job
+                    return
+                if not await self._bulletin.until(change, job_id, WAIT_S):
+                    yield None
+            finally:
+                self._bulletin.forget(change, job_id)
+
+    async def _result(self, job: Job) -> Result | None:
+        return await self._store.result(job.job_id) if job.final else None
+
+    async def _read(self, job: Job, result: Result | None, place: Place, *, follow: bool) -> AsyncIterator[Line]:
+        decoder = frames.Decoder()
+        attempt = result.attempt if result else len(job.attempts)
+        async for piece in self._bytes(job, result, place.offset, follow=follow):
+            for frame in decoder.feed(piece):
+                yield Line(Place(attempt, place.offset + decoder.offset), frame)
+
+    async def _bytes(self, job: Job, result: Result | None, start: int, *, follow: bool) -> AsyncIterator[bytes]:
+        if result is not None:
+            if result.log_sha256 is not None and start < result.log_size:
+                async for piece in self._contents.open(result.log_sha256, start):
+                    yield piece
+            return
+        attempt = job.attempt
+        if attempt is None or attempt.remote_id is None or attempt.closed:
+            return
+        member = self._roster.members.get(attempt.worker_id)
+        if member is None or attempt.state is AttemptState.DISPATCHING:
+            return
+        try:
+            async for piece in member.link.log(attempt.remote_id, start, follow=follow):
+                yield piece
+        except GoneError:
+            return  # it was collected in this moment: the next look finds the result
+        except LinkError:
+            if follow:
+                await asyncio.sleep(PAUSE_S)

@@ -1,0 +1,147 @@
+"""Reconciliation: what a worker has against what the pool thinks that it has."""
+
+import logging
+
+from trusted_pool.coordinator.collect import Collector
+from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.roster import Member, Roster, short
+from trusted_pool.coordinator.send import Sender
+from trusted_pool.coordinator.tasks import Tasks
+from trusted_pool.core import happenings as h
+from trusted_pool.core.advance import IllegalTransitionError
+from trusted_pool.core.job import Job
+from trusted_pool.core.retry import backoff_s
+from trusted_pool.core.words import AttemptState
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.link import GoneError, LinkError, WorkerLink
+from trusted_pool.ports.store import Store
+from trusted_pool.protocol.errors import NotFoundError
+from trusted_pool.protocol.messages import (
+    AttemptReport,
+    EndedEvent,
+    InterruptedEvent,
+    StartedEvent,
+)
+
+_log = logging.getLogger(__name__)
+
+
+class Reconciler:
+    """Applies a worker's events and reports, each of which may come late, twice or out of order."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        jobs: Jobs,
+        roster: Roster,
+        sender: Sender,
+        collector: Collector,
+        tasks: Tasks,
+        clock: Clock,
+        dice: Dice,
+    ) -> None:
+        self._store = store
+        self._jobs = jobs
+        self._roster = roster
+        self._sender = sender
+        self._collector = collector
+        self._tasks = tasks
+        self._clock = clock
+        self._dice = dice
+
+    async def reconcile(self, member: Member) -> tuple[str, int]:
+        """Bring both sides together: go on, collect, send again, or cancel what is unwanted there.
+
+        Returns the worker's journal and the event up to which all is known now. Raises LinkError, StoreError.
+        """
+        # The pool's side is read before the worker is asked: what it had accepted by then must be in its answer.
+        worker_id = member.worker.worker_id
+        rows = await self._store.open_jobs(worker_id)
+        on_its_way = {k for k in ((r.job.job_id, len(r.job.attempts)) for r in rows) if self._sender.is_sending(*k)}
+        answer = await member.link.attempts()
+        reports = {(r.job_id, r.attempt): r for r in answer.attempts}
+        for row in rows:
+            job, attempt = row.job, row.job.attempt
+            if attempt is None or (job.job_id, attempt.number) in reports:
+                continue
+            if attempt.state is not AttemptState.DISPATCHING:
+                words = "its worker came back without it"
+                await self._try(job.job_id, self._interrupted(job, attempt.number, words))
+            elif (job.job_id, attempt.number) not in on_its_way:
+                self._tasks.spawn(self._sender.send(job), f"send again {job.job_id}")
+        for report in reports.values():
+            self._tasks.spawn(self._report(worker_id, report), f"reconcile {report.job_id}")
+        return answer.journal_id, answer.seq
+
+    async def event(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
+        """Apply one event of a worker."""
+        try:
+            match event:
+                case StartedEvent():
+                    accepted = h.Accepted(attempt=event.attempt, remote_id=event.remote_id)
+                    started = h.Started(attempt=event.attempt, at=event.at)
+                    await self._jobs.apply(event.job_id, accepted, started)
+                case EndedEvent():
+                    await self._collector.ended(worker_id, event)
+                case InterruptedEvent():
+                    job = await self._jobs.get(event.job_id)
+                    await self._jobs.apply(event.job_id, self._interrupted(job, event.attempt, event.words))
+                    await self._collector.release(worker_id, event.remote_id)
+        except (NotFoundError, IllegalTransitionError) as error:
+            _log.info("Worker %s: %s of a stale attempt: %s", short(worker_id), type(event).__name__, error)
+            await self._unwanted(worker_id, event.remote_id, over=not isinstance(event, StartedEvent))
+
+    async def _report(self, worker_id: str, report: AttemptReport) -> None:
+        job_id, attempt, remote_id = report.job_id, report.attempt, report.remote_id
+        if report.state is AttemptState.ENDED and report.outcome is not None:
+            outcome = report.outcome
+            ended = EndedEvent(seq=0, job_id=job_id, attempt=attempt, remote_id=remote_id, outcome=outcome)
+            await self.event(worker_id, ended)
+        elif report.state is AttemptState.INTERRUPTED:
+            words = report.words
+            event = InterruptedEvent(seq=0, job_id=job_id, attempt=attempt, remote_id=remote_id, words=words)
+            await self.event(worker_id, event)
+        elif report.state is AttemptState.RUNNING:
+            at = report.started_at if report.started_at is not None else report.accepted_at
+            started = StartedEvent(seq=0, job_id=job_id, attempt=attempt, remote_id=remote_id, at=at)
+            await self.event(worker_id, started)
+            await self._still_wanted(report.job_id)
+        else:
+            happening = h.Accepted(attempt=report.attempt, remote_id=report.remote_id)
+            if not await self._try(report.job_id, happening):
+                await self._unwanted(worker_id, report.remote_id, over=False)
+            await self._still_wanted(report.job_id)
+
+    async def _still_wanted(self, job_id: str) -> None:
+        """Tell the worker again of a cancel that it may not have heard."""
+        row = await self._jobs.load(job_id)
+        if row is not None and row.job.cancel_requested_at is not None and row.job.holds_slot:
+            await self._sender.cancel(row.job)
+
+    async def _unwanted(self, worker_id: str, remote_id: str, *, over: bool) -> None:
+        """End what a worker has and nobody wants: stop it first, release it when it has ended."""
+        if over:
+            await self._collector.release(worker_id, remote_id)
+            return
+        member = self._roster.members.get(worker_id)
+        link: WorkerLink | None = member.link if member else None
+        try:
+            if link is not None:
+                await link.cancel(remote_id)
+        except GoneError:
+            return
+        except LinkError as error:
+            _log.info("Worker %s cannot be told to end %s: %s", short(worker_id), remote_id, error)
+
+    def _interrupted(self, job: Job, number: int, words: str) -> h.Interrupted:
+        later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
+        return h.Interrupted(attempt=number, words=words or "a restart of the worker ended it", not_before=later)
+
+    async def _try(self, job_id: str, *happenings: h.Happening) -> bool:
+        try:
+            await self._jobs.apply(job_id, *happenings)
+        except (NotFoundError, IllegalTransitionError) as error:
+            _log.info("Job %s: %s", job_id, error)
+            return False
+        return True

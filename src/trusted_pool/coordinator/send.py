@@ -1,0 +1,130 @@
+"""Sending a placed attempt to its worker, and what the answer means."""
+
+import logging
+from collections.abc import Callable
+
+from trusted_pool.coordinator.contents import Contents
+from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.roster import Roster, short
+from trusted_pool.core import happenings as h
+from trusted_pool.core.advance import IllegalTransitionError
+from trusted_pool.core.job import Attempt, Job
+from trusted_pool.core.placement import could_ever
+from trusted_pool.core.request import Request
+from trusted_pool.core.retry import backoff_s
+from trusted_pool.core.words import AttemptState
+from trusted_pool.ports.blobs import BlobsError
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.link import (
+    FullError,
+    GoneError,
+    LinkError,
+    NotSentError,
+    Order,
+    RefusedError,
+    UnansweredError,
+)
+
+_log = logging.getLogger(__name__)
+
+FULL_S = 1.0
+
+
+class Sender:
+    """Sends attempts. The same attempt is never sent twice at once."""
+
+    def __init__(self, jobs: Jobs, roster: Roster, contents: Contents, clock: Clock, dice: Dice) -> None:
+        self._jobs = jobs
+        self._roster = roster
+        self._contents = contents
+        self._clock = clock
+        self._dice = dice
+        self._sending: set[tuple[str, int]] = set()
+        #: called with a worker's id after a call to it failed, so that it is checked at once
+        self.on_trouble: Callable[[str, str], None] = lambda _worker_id, _words: None
+
+    def is_sending(self, job_id: str, attempt: int) -> bool:
+        """Whether the attempt is on its way just now."""
+        return (job_id, attempt) in self._sending
+
+    async def send(self, job: Job) -> None:
+        """Send the job's newest attempt to its worker and commit what the answer means."""
+        attempt = job.attempts[-1]
+        key = (job.job_id, attempt.number)
+        member = self._roster.members.get(attempt.worker_id)
+        if key in self._sending or member is None:
+            return
+        self._sending.add(key)
+        try:
+            happenings = await self._ask(job, attempt)
+        finally:
+            self._sending.discard(key)
+        if not happenings:
+            return
+        try:
+            after = await self._jobs.apply(job.job_id, *happenings)
+        except IllegalTransitionError as error:
+            _log.info("The answer for job %s attempt %d came too late: %s", job.job_id, attempt.number, error)
+            return
+        if after.cancel_requested_at is not None and after.holds_slot:
+            await self.cancel(after)
+
+    async def _ask(self, job: Job, attempt: Attempt) -> list[h.Happening]:
+        number, worker_id = attempt.number, attempt.worker_id
+        link = self._roster.members[worker_id].link
+        order = Order(job_id=job.job_id, attempt=number, manifest=job.manifest, inputs=job.inputs)
+        now = self._clock.now
+        try:
+            answer = await link.submit(order, self._contents.open_input)
+        except NotSentError as error:
+            self.on_trouble(worker_id, str(error))
+            later = now() + backoff_s(job.backoffs, self._dice.jitter())
+            return [h.NotSent(attempt=number, words=str(error), not_before=later)]
+        except FullError as error:
+            wait_s = FULL_S if error.retry_after_s is None else error.retry_after_s
+            self._roster.members[worker_id].full_until = now() + wait_s
+            return [h.WorkerFull(attempt=number, not_before=0.0)]
+        except RefusedError as error:
+            _log.error("Worker %s rejected job: %d (%s: %s)", short(worker_id), error.status, job.job_id, error.words)
+            others = could_ever(_without(job.request, worker_id), self._roster.workers())
+            return [h.Refused(attempt=number, words=f"{short(worker_id)}: {error.words}", others=others)]
+        except (UnansweredError, LinkError) as error:
+            # It may have arrived: it stays assigned, and reconciliation finds out.
+            _log.warning("No answer from %s for job %s: %s", short(worker_id), job.job_id, error)
+            self.on_trouble(worker_id, str(error))
+            return []
+        except BlobsError as error:
+            _log.error("The files of job %s cannot be read: %s", job.job_id, error)
+            later = now() + backoff_s(job.backoffs, self._dice.jitter())
+            return [h.NotSent(attempt=number, words=f"its files cannot be read: {error}", not_before=later)]
+        _log.info("Dispatched job %s to %s (remote: %s)", job.job_id, short(worker_id), answer.job_id)
+        out: list[h.Happening] = [h.Accepted(attempt=number, remote_id=answer.job_id)]
+        if answer.started_at is not None:
+            out.append(h.Started(attempt=number, at=answer.started_at))
+        return out
+
+    async def cancel(self, job: Job) -> None:
+        """Tell the worker of a job whose cancel was requested. When it cannot be told now, reconciliation tells it."""
+        attempt = job.attempt
+        member = self._roster.members.get(attempt.worker_id) if attempt else None
+        if attempt is None or member is None or attempt.remote_id is None:
+            return  # it is being sent; `send` comes back to it
+        if attempt.state is AttemptState.ENDED or attempt.closed:
+            return
+        try:
+            await member.link.cancel(attempt.remote_id)
+        except GoneError:
+            try:
+                await self._jobs.apply(job.job_id, h.CancelConfirmed(attempt=attempt.number))
+            except IllegalTransitionError:
+                return
+        except LinkError as error:
+            _log.warning("Worker %s cannot be told to cancel %s: %s", short(attempt.worker_id), job.job_id, error)
+            self.on_trouble(attempt.worker_id, str(error))
+
+
+def _without(request: Request, worker_id: str) -> Request:
+    return Request(
+        **{f: getattr(request, f) for f in request.__struct_fields__ if f != "refused_by"},
+        refused_by=tuple(sorted({*request.refused_by, worker_id})),
+    )

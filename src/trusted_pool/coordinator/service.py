@@ -1,0 +1,149 @@
+"""The coordinator as one service: what it is made of, and its one lifecycle."""
+
+import asyncio
+import logging
+from collections.abc import Iterable
+
+import msgspec
+
+from trusted_pool.coordinator.bulletin import Bulletin
+from trusted_pool.coordinator.cancel import Cancel
+from trusted_pool.coordinator.collect import Collector
+from trusted_pool.coordinator.contents import Contents
+from trusted_pool.coordinator.dispatch import Dispatcher
+from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.logs import Logs
+from trusted_pool.coordinator.read import Read
+from trusted_pool.coordinator.reconcile import Reconciler
+from trusted_pool.coordinator.roster import Member, Roster
+from trusted_pool.coordinator.send import Sender
+from trusted_pool.coordinator.submit import Submit
+from trusted_pool.coordinator.tasks import Tasks
+from trusted_pool.coordinator.watch import Watcher
+from trusted_pool.core.words import OnWorkerLoss
+from trusted_pool.core.worker import Worker
+from trusted_pool.ports.blobs import Blobs
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.link import LinkTo
+from trusted_pool.ports.store import Store
+
+_log = logging.getLogger(__name__)
+
+
+class Settings(msgspec.Struct, frozen=True, kw_only=True):
+    """What an operator may set. Times in seconds."""
+
+    check_interval_s: float = 30.0
+    grace_s: float = 120.0
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY
+
+
+class Coordinator:
+    """Submits, dispatches, watches, collects. `start` once, `stop` once."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        blobs: Blobs,
+        link_to: LinkTo,
+        clock: Clock,
+        dice: Dice,
+        pool_id: str,
+        settings: Settings,
+    ) -> None:
+        self.pool_id = pool_id
+        self.settings = settings
+        self._store = store
+        self._blobs = blobs
+        self._clock = clock
+        self._dice = dice
+        self._tasks = Tasks()
+        self._watchers: dict[str, tuple[Watcher, asyncio.Task[None] | None]] = {}
+        self.bulletin = Bulletin()
+        self.roster = Roster(link_to)
+        self.contents = Contents(blobs, store)
+        self.jobs = Jobs(store, clock, self.bulletin)
+        self.submit = Submit(
+            store=store,
+            contents=self.contents,
+            roster=self.roster,
+            bulletin=self.bulletin,
+            clock=clock,
+            dice=dice,
+            on_worker_loss=settings.on_worker_loss,
+        )
+        self._sender = Sender(self.jobs, self.roster, self.contents, clock, dice)
+        self._collector = Collector(self.jobs, self.roster, self.contents, clock, dice)
+        self._reconciler = Reconciler(
+            store=store,
+            jobs=self.jobs,
+            roster=self.roster,
+            sender=self._sender,
+            collector=self._collector,
+            tasks=self._tasks,
+            clock=clock,
+            dice=dice,
+        )
+        self._dispatcher = Dispatcher(
+            store=store,
+            jobs=self.jobs,
+            roster=self.roster,
+            sender=self._sender,
+            tasks=self._tasks,
+            clock=clock,
+            holder=dice.token(8),
+        )
+        self.cancel = Cancel(self.jobs, self._sender, self._tasks)
+        self.read = Read(store, self.jobs, self.roster, clock, pool_id)
+        self.logs = Logs(store, self.jobs, self.roster, self.contents, self.bulletin)
+        self._sender.on_trouble = self._trouble
+        self.roster.on_change = self._dispatcher.wake
+        self.bulletin.listen(self.roster.account)
+        self.bulletin.listen(self._dispatcher.noticed)
+
+    async def start(self, allowlist: Iterable[Worker]) -> None:
+        """Take up the work where the store says that it was."""
+        swept = await self._blobs.sweep()
+        if swept:
+            _log.info("Removed %d unfinished uploads", swept)
+        await self.reload(allowlist)
+        for row in await self._store.open_jobs():
+            self.roster.account(None, row.job)
+        self._tasks.spawn(self._dispatcher.run(), "dispatcher")
+
+    async def reload(self, allowlist: Iterable[Worker]) -> None:
+        """Make an allowlist true; what runs goes on."""
+        known = {w.worker_id: w for w in await self._store.workers()}
+        new, _ = self.roster.admit(allowlist, known)
+        for member in new:
+            await self._watch(member)
+
+    async def _watch(self, member: Member) -> None:
+        worker_id = member.worker.worker_id
+        old = self._watchers.pop(worker_id, None)
+        if old is not None and old[1] is not None:
+            old[1].cancel()
+        watcher = Watcher(
+            member=member,
+            store=self._store,
+            jobs=self.jobs,
+            roster=self.roster,
+            reconciler=self._reconciler,
+            clock=self._clock,
+            dice=self._dice,
+            interval_s=self.settings.check_interval_s,
+            grace_s=self.settings.grace_s,
+        )
+        self._watchers[worker_id] = (watcher, self._tasks.spawn(watcher.run(), f"watch {worker_id[:12]}"))
+
+    def _trouble(self, worker_id: str, words: str) -> None:
+        watcher = self._watchers.get(worker_id)
+        if watcher is not None:
+            watcher[0].trouble(words)
+
+    async def stop(self) -> None:
+        """End all work in hand. Nothing is lost by it: the store has everything. Idempotent."""
+        await self._tasks.close()
+        for member in self.roster.members.values():
+            await member.link.close()

@@ -1,0 +1,193 @@
+"""Submit: from uploaded files and a manifest to a job that is kept durably."""
+
+import asyncio
+import hashlib
+import logging
+
+import msgspec
+
+from trusted_pool.coordinator.bulletin import Bulletin
+from trusted_pool.coordinator.contents import SMALL_BYTES, Contents
+from trusted_pool.coordinator.roster import Roster
+from trusted_pool.core.job import InputFile, Job
+from trusted_pool.core.placement import could_ever
+from trusted_pool.core.request import Request, obstacles
+from trusted_pool.core.words import JobState, OnWorkerLoss, Reason
+from trusted_pool.ports.blobs import BlobsFullError, Staged
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.store import Event, Idempotency, Store, StoreFullError, Unit
+from trusted_pool.protocol import archive, manifest
+from trusted_pool.protocol.errors import (
+    BadManifestError,
+    BadRequestError,
+    ConflictError,
+    StorageFullError,
+    UnplaceableError,
+)
+
+_log = logging.getLogger(__name__)
+
+IDEMPOTENCY_S = 24 * 3600.0
+MANIFEST_NAME = "job.json"
+
+
+class Upload(msgspec.Struct, frozen=True):
+    """One uploaded file, staged."""
+
+    name: str
+    staged: Staged
+
+
+class Submit:
+    """Admits jobs."""
+
+    def __init__(
+        self,
+        *,
+        store: Store,
+        contents: Contents,
+        roster: Roster,
+        bulletin: Bulletin,
+        clock: Clock,
+        dice: Dice,
+        on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY,
+    ) -> None:
+        self._store = store
+        self._contents = contents
+        self._roster = roster
+        self._bulletin = bulletin
+        self._clock = clock
+        self._dice = dice
+        self._on_worker_loss = on_worker_loss
+
+    async def __call__(self, owner: str, raw: bytes | None, files: list[Upload], key: str | None = None) -> Job:
+        """Keep a job and return it; with an idempotency key that was used before, the job it made.
+
+        Whatever happens, the staged files are used up.
+
+        Raises:
+            PoolError: it is not admitted; nothing was kept.
+        """
+        try:
+            return await self._submit(owner, raw, files, key)
+        except (BlobsFullError, StoreFullError):
+            raise StorageFullError(
+                "the coordinator's disk is full; the job was not kept",
+                hint="try again later; the operator must free space",
+            ) from None
+        finally:
+            for file in files:
+                await file.staged.discard()
+
+    async def _submit(self, owner: str, raw: bytes | None, files: list[Upload], key: str | None) -> Job:
+        if not files:
+            raise BadRequestError("no files were sent", hint="send them: curl -F files=@project.tar.gz …")
+        resolved = await self._resolve(raw, files)
+        text = manifest.canonical(resolved)
+        inputs = tuple(InputFile(name=f.name, size=f.staged.size, sha256=f.staged.sha256) for f in files)
+        fingerprint = _fingerprint(text, inputs)
+        if key is not None and (known := await self._known(owner, key, fingerprint)) is not None:
+            return known
+        self._possible(resolved.request)
+        blobs = [await self._contents.keep(f.staged) for f in files]
+        now = self._clock.now()
+        job = Job(
+            job_id=f"pool-{self._dice.token(8)}",
+            owner=owner,
+            state=JobState.QUEUED,
+            reason=Reason.SUBMITTED,
+            name=resolved.name,
+            labels=resolved.labels,
+            manifest=text,
+            inputs=inputs,
+            request=resolved.request,
+            retry=resolved.retry,
+            timeout_s=resolved.timeout_s,
+            priority=resolved.priority,
+            submitted_at=now,
+            expires_at=None if resolved.expires_in_s is None else now + resolved.expires_in_s,
+        )
+        held = None
+        if key is not None:
+            held = Idempotency(
+                owner=owner, key=key, fingerprint=fingerprint, job_id=job.job_id, until=now + IDEMPOTENCY_S
+            )
+        event = Event(job_id=job.job_id, at=now, kind="Submitted", data={"owner": owner})
+        unit = Unit(job=job, events=(event,), blobs=tuple(blobs), idempotency=held)
+        (committed,) = await self._store.commit([unit])
+        if committed.ok:
+            _log.info("Queued job %s", job.job_id)
+            self._bulletin.publish(None, job)
+            return job
+        if key is not None and (known := await self._known(owner, key, fingerprint)) is not None:
+            return known
+        raise ConflictError(f"the job could not be kept: {committed.conflict}", hint="submit it again")
+
+    async def _resolve(self, raw: bytes | None, files: list[Upload]) -> manifest.Resolved:
+        names, inside = await self._look_inside(files)
+        if raw is None:
+            raw = inside
+        parsed = manifest.parse(raw) if raw is not None else manifest.Manifest()
+        try:
+            return manifest.resolve(parsed, names, self._on_worker_loss)
+        except BadManifestError as error:
+            if raw is None and parsed.entrypoint is None:
+                raise BadManifestError(
+                    f"there is no manifest, no {MANIFEST_NAME} inside the files and no default entrypoint",
+                    hint=error.hint,
+                ) from None
+            raise
+
+    async def _look_inside(self, files: list[Upload]) -> tuple[set[str], bytes | None]:
+        """Return the names of all the job's files and the content of its `job.json`. Raises PoolError."""
+        archived = archive.plan([f.name for f in files])
+        if not archived:
+            inside = next((f for f in files if f.name == MANIFEST_NAME), None)
+            text = None
+            if inside is not None and inside.staged.size <= manifest.MAX_BYTES:
+                text = b"".join([piece async for piece in inside.staged.read()])
+            return {f.name for f in files}, text
+        staged = files[0].staged
+
+        def inspect() -> archive.Listing:
+            with staged.file() as file:
+                return archive.inspect(file, files[0].name, want=(MANIFEST_NAME,))
+
+        small = staged.size <= SMALL_BYTES
+        listing = inspect() if small else await asyncio.to_thread(inspect)
+        return set(listing.names), listing.contents.get(MANIFEST_NAME)
+
+    async def _known(self, owner: str, key: str, fingerprint: str) -> Job | None:
+        held = await self._store.idempotency(owner, key, self._clock.now())
+        if held is None:
+            return None
+        if held.fingerprint != fingerprint:
+            raise ConflictError(
+                f"the idempotency key {key!r} was used for another job ({held.job_id})",
+                hint="use a new key for a new job",
+                code="idempotency_key_reused",
+            )
+        row = await self._store.job(held.job_id)
+        return row.job if row else None
+
+    def _possible(self, request: Request) -> None:
+        """Refuse a job that no worker of the allowlist could ever run."""
+        workers = self._roster.workers()
+        if could_ever(request, workers):
+            return
+        if not workers:
+            raise UnplaceableError("the pool has no workers", hint="the operator must add one to workers.json")
+        why = {w.worker_id: "; ".join(o.message for o in obstacles(request, w.offer, w.worker_id)) for w in workers}
+        first = next(iter(why.items()))
+        raise UnplaceableError(
+            f"no worker of the pool can ever run this job; {first[0][:12]}…: {first[1]}",
+            hint="ask for less, or see what the workers offer: tpool pool",
+            detail={"workers": why},
+        )
+
+
+def _fingerprint(text: str, inputs: tuple[InputFile, ...]) -> str:
+    digest = hashlib.sha256(text.encode())
+    for file in inputs:
+        digest.update(f"\0{file.name}\0{file.sha256}".encode())
+    return digest.hexdigest()

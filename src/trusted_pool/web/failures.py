@@ -1,0 +1,77 @@
+"""Every error is answered as JSON: what failed, whose fault it is, what to do next."""
+
+import logging
+from typing import Any
+
+import msgspec
+from litestar import Request, Response
+from litestar.exceptions import HTTPException
+
+from trusted_pool.core.words import Fault
+from trusted_pool.ports.blobs import BlobMissingError, BlobsError, BlobsFullError
+from trusted_pool.ports.store import StoreError, StoreFullError
+from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody, PoolError, StorageFullError, UnavailableError
+
+_log = logging.getLogger(__name__)
+
+_HINTS = {
+    404: "see what there is: GET /openapi.json",
+    405: "see which methods there are: GET /openapi.json",
+}
+
+
+def answer(error: PoolError) -> Response[bytes]:
+    """Write an error of the pool."""
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    body = msgspec.json.encode(ErrorAnswer(error.body))
+    return Response(body, status_code=error.status, media_type="application/json", headers=headers)
+
+
+def on_pool_error(_request: Request[Any, Any, Any], error: PoolError) -> Response[bytes]:
+    """Answer an error that a use case raised."""
+    return answer(error)
+
+
+def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
+    """Answer an error that the framework raised: no such route, wrong method, wrong parameter."""
+    status = error.status_code
+    user = 400 <= status < 500  # noqa: PLR2004 - the class of client errors
+    body = ErrorBody(
+        code={404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request" if user else "internal"),
+        message=error.detail or "the request cannot be answered",
+        hint=_HINTS.get(status, ""),
+        fault=Fault.USER if user else Fault.COORDINATOR,
+    )
+    return Response(
+        msgspec.json.encode(ErrorAnswer(body)),
+        status_code=status,
+        media_type="application/json",
+        headers=dict(error.headers or {}),
+    )
+
+
+def on_storage_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer an error of the store or the blobs."""
+    if isinstance(error, StoreFullError | BlobsFullError):
+        return answer(StorageFullError("the coordinator's disk is full", hint="the operator must free space"))
+    _log.error("Storage: %s", error)
+    if isinstance(error, BlobMissingError):
+        return answer(UnavailableError("the bytes are missing in the coordinator's store", code="blob_missing"))
+    return answer(UnavailableError(f"the coordinator's store: {error}", hint="try again; see the coordinator's log"))
+
+
+def on_any_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:
+    """Answer what nobody expected. The details are in the log, not in the answer."""
+    _log.error("A request failed", exc_info=error)
+    return answer(PoolError("the coordinator failed on this request", hint="see the coordinator's log"))
+
+
+HANDLERS: dict[int | type[Exception], Any] = {
+    PoolError: on_pool_error,
+    HTTPException: on_http_error,
+    StoreError: on_storage_error,
+    BlobsError: on_storage_error,
+    Exception: on_any_error,
+}

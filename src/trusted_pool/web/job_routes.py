@@ -1,0 +1,91 @@
+"""Routes about jobs: submit, status, list, cancel."""
+
+from typing import Annotated, Any
+
+from litestar import Request, get, post
+from litestar.handlers import HTTPRouteHandler
+from litestar.params import Parameter
+
+from trusted_pool.coordinator.service import Coordinator
+from trusted_pool.core.words import JobState
+from trusted_pool.ports.store import JobQuery
+from trusted_pool.protocol.answers import CancelAnswer, JobsAnswer, StatusAnswer, SubmitAnswer
+from trusted_pool.protocol.errors import BadRequestError
+from trusted_pool.web.caller import caller_of
+from trusted_pool.web.upload import receive
+
+MAX_WAIT_S = 60.0
+MAX_PAGE = 1000
+MAX_KEY = 255
+
+Req = Request[Any, Any, Any]
+
+
+def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    """Return the routes, bound to a coordinator."""
+
+    @post("/submit", status_code=200, summary="Submit a job", sync_to_thread=None)
+    async def submit(request: Req) -> SubmitAnswer:
+        """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
+        key = request.headers.get("idempotency-key")
+        if key is not None and not 0 < len(key) <= MAX_KEY:
+            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY} characters")
+        content_type = request.headers.get("content-type", "")
+        received = await receive(content_type, request.stream(), coordinator.contents)
+        job = await coordinator.submit(caller_of(request).owner, received.manifest, received.files, key)
+        return SubmitAnswer(job_id=job.job_id, status=job.state)
+
+    @get("/status/{job_id:str}", summary="All that is known of a job")
+    async def status(
+        request: Req, job_id: str, wait: Annotated[float, Parameter(ge=0, le=MAX_WAIT_S)] = 0.0
+    ) -> StatusAnswer:
+        """With `wait`, answer at the job's next change, or after so many seconds."""
+        may = caller_of(request).may_see
+        change = coordinator.bulletin.expect(job_id)
+        try:
+            answer = await coordinator.read.status(job_id, may)
+            if wait and answer.completed_at is None and await coordinator.bulletin.until(change, job_id, wait):
+                answer = await coordinator.read.status(job_id, may)
+        finally:
+            coordinator.bulletin.forget(change, job_id)
+        return answer
+
+    @get("/jobs", summary="Jobs, newest first")
+    async def jobs(
+        request: Req,
+        state: list[str] | None = None,
+        name: str | None = None,
+        worker: str | None = None,
+        since: float | None = None,
+        until: float | None = None,
+        after: str | None = None,
+        limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 50,
+    ) -> JobsAnswer:
+        """All given filters hold; `after` is the `next` of the page before."""
+        query = JobQuery(
+            states=tuple(_state(word) for text in state or () for word in text.split(",")),
+            owner=caller_of(request).sees_owner,
+            worker_id=worker,
+            name=name,
+            since=since,
+            until=until,
+            after=after,
+            limit=limit,
+        )
+        return await coordinator.read.jobs(query)
+
+    @post("/cancel/{job_id:str}", status_code=200, summary="Cancel a job")
+    async def cancel(request: Req, job_id: str) -> CancelAnswer:
+        """When this is answered, the job will not be dispatched any more."""
+        caller = caller_of(request)
+        job = await coordinator.cancel(job_id, caller.owner, caller.may_see)
+        return CancelAnswer(job_id=job.job_id, status=job.state, cancelled=job.state is JobState.CANCELLED)
+
+    return [submit, status, jobs, cancel]
+
+
+def _state(word: str) -> JobState:
+    try:
+        return JobState(word.strip().lower())
+    except ValueError:
+        raise BadRequestError(f"unknown state {word!r}", hint=f"one of {', '.join(JobState)}") from None

@@ -1,0 +1,39 @@
+"""Routes about the pool itself."""
+
+from typing import Any
+
+from litestar import Request, get
+from litestar.handlers import HTTPRouteHandler
+
+from trusted_pool import __version__
+from trusted_pool.coordinator.service import Coordinator
+from trusted_pool.protocol.answers import PoolAnswer, ServiceAnswer
+from trusted_pool.protocol.manifest import json_schema
+
+Req = Request[Any, Any, Any]
+
+
+def pool_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+    """Return the routes, bound to a coordinator."""
+
+    @get("/pool", summary="Workers and counts")
+    async def pool() -> PoolAnswer:
+        """The state of the pool."""
+        return await coordinator.read.pool()
+
+    @get(["/", "/health"], summary="Whether the coordinator is up")
+    async def health() -> ServiceAnswer:
+        """Answered as long as the process serves."""
+        return ServiceAnswer(status="healthy", service="trusted-pool", version=__version__, pool_id=coordinator.pool_id)
+
+    @get("/manifest.schema.json", summary="The JSON Schema of manifests")
+    async def manifest_schema() -> dict[str, Any]:
+        """Draft 2020-12."""
+        return json_schema()
+
+    @get("/openapi.json", include_in_schema=False)
+    async def openapi(request: Req) -> dict[str, Any]:
+        """Describe this API."""
+        return request.app.openapi_schema.to_schema()
+
+    return [pool, health, manifest_schema, openapi]

@@ -1,0 +1,72 @@
+"""Uploads: streamed to the blob store while they are hashed, never a whole file in memory."""
+
+from collections.abc import AsyncIterator
+
+import msgspec
+
+from trusted_pool.coordinator.contents import Contents
+from trusted_pool.coordinator.submit import Upload
+from trusted_pool.ports.blobs import Staged
+from trusted_pool.protocol import form, manifest
+from trusted_pool.protocol.errors import BadManifestError, BadRequestError
+
+
+class Received(msgspec.Struct):
+    """What a submit brought: staged files and the manifest, if it brought one."""
+
+    files: list[Upload]
+    manifest: bytes | None = None
+
+    async def discard(self) -> None:
+        """Forget the files."""
+        for file in self.files:
+            await file.staged.discard()
+
+
+async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Contents) -> Received:
+    """Read a multipart body.
+
+    Raises:
+        PoolError: it is malformed or too large; nothing is left staged.
+        BlobsError: the files cannot be staged; likewise.
+    """
+    received = Received(files=[])
+    try:
+        async for part in form.parts(content_type, chunks, form.FormLimits()):
+            if part.name == "files":
+                name = part.filename or ""
+                if not name:
+                    raise BadRequestError("a file has no name", hint="curl -F files=@project.tar.gz …")
+                received.files.append(Upload(name, await _stage(part.data(), contents)))
+            elif part.name == "manifest":
+                if received.manifest is not None:
+                    raise BadManifestError("there are two manifests", hint="send one field named manifest")
+                received.manifest = await _field(part.data())
+            else:
+                raise BadRequestError(
+                    f"unknown field {part.name[:100]!r}", hint="the fields are `files` (one or several) and `manifest`"
+                )
+    except BaseException:
+        await received.discard()
+        raise
+    return received
+
+
+async def _stage(data: AsyncIterator[bytes], contents: Contents) -> Staged:
+    stage = await contents.stage()
+    try:
+        async for piece in data:
+            await stage.write(piece)
+        return await stage.finish()
+    except BaseException:
+        await stage.abort()
+        raise
+
+
+async def _field(data: AsyncIterator[bytes]) -> bytes:
+    out = bytearray()
+    async for piece in data:
+        out += piece
+        if len(out) > manifest.MAX_BYTES:
+            raise BadManifestError(f"the manifest is larger than {manifest.MAX_BYTES // 1024} KiB")
+    return bytes(out)

@@ -5,17 +5,23 @@ from litestar.openapi import OpenAPIConfig
 
 from trusted_pool import __version__
 from trusted_pool.coordinator.service import Coordinator
-from trusted_pool.web.browser import App, BrowserGuard
+from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.failures import HANDLERS
 from trusted_pool.web.job_routes import job_routes
+from trusted_pool.web.log_routes import log_routes
+from trusted_pool.web.output_routes import output_routes
 from trusted_pool.web.pool_routes import pool_routes
-from trusted_pool.web.result_routes import result_routes
 
 
-def create_app(coordinator: Coordinator, *, loopback_only: bool) -> App:
+def create_app(coordinator: Coordinator, *, loopback_only: bool) -> BrowserGuard:
     """Build the application for a coordinator. `loopback_only`: it is reachable from this machine only."""
     litestar = Litestar(
-        route_handlers=[*job_routes(coordinator), *result_routes(coordinator), *pool_routes(coordinator)],
+        route_handlers=[
+            *job_routes(coordinator),
+            *output_routes(coordinator),
+            *log_routes(coordinator),
+            *pool_routes(coordinator),
+        ],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="Trusted Pool", version=__version__, path="/_openapi"),
         request_max_body_size=None,  # uploads are streamed, and capped where they are read

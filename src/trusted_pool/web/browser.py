@@ -4,19 +4,13 @@ Any page can post a form to localhost, and any name can be made to resolve to 12
 refused everywhere, and a foreign `Host` is refused where the pool serves loopback only.
 """
 
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 from urllib.parse import urlsplit
 
 import msgspec
+from litestar.enums import ScopeType
+from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
 
 from trusted_pool.protocol.errors import ErrorAnswer, ForbiddenError
-
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-App = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -32,13 +26,13 @@ _HEADERS = (
 class BrowserGuard:
     """An ASGI layer around the whole application."""
 
-    def __init__(self, app: App, *, loopback_only: bool) -> None:
+    def __init__(self, app: ASGIApp, *, loopback_only: bool) -> None:
         self._app = app
         self._loopback_only = loopback_only
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Refuse what comes from foreign pages; add the security headers."""
-        if scope["type"] != "http":
+        if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
         origin = host = None
@@ -62,7 +56,8 @@ class BrowserGuard:
             return
         body = msgspec.json.encode(ErrorAnswer(error.body))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        await send_with_headers({"type": "http.response.start", "status": error.status, "headers": headers})
+        start: HTTPResponseStartEvent = {"type": "http.response.start", "status": error.status, "headers": headers}
+        await send_with_headers(start)
         await send({"type": "http.response.body", "body": body})
 
     def _foreign(self, origin: str | None, host: str | None) -> ForbiddenError | None:

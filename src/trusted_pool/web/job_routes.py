@@ -24,7 +24,7 @@ Req = Request[Any, Any, Any]
 def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @post("/submit", status_code=200, summary="Submit a job", sync_to_thread=None)
+    @post("/submit", status_code=200, summary="Submit a job")
     async def submit(request: Req) -> SubmitAnswer:
         """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
         key = request.headers.get("idempotency-key")
@@ -53,6 +53,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     @get("/jobs", summary="Jobs, newest first")
     async def jobs(
         request: Req,
+        *,
         state: list[str] | None = None,
         name: str | None = None,
         worker: str | None = None,

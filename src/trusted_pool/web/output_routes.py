@@ -1,8 +1,9 @@
-"""Routes about what jobs leave: outputs and logs."""
+"""Routes about the files that jobs leave."""
 
 import re
 from collections.abc import AsyncIterator
-from typing import Any, Literal
+from functools import partial
+from typing import Any
 
 from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
@@ -10,26 +11,22 @@ from litestar.response import Stream
 
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.core.job import OutputFile
-from trusted_pool.protocol import frames
-from trusted_pool.protocol.answers import LogsAnswer, OutputEntry, OutputsAnswer
+from trusted_pool.protocol.answers import OutputEntry, OutputsAnswer
 from trusted_pool.protocol.errors import BadRequestError, NotFoundError
 from trusted_pool.web.caller import caller_of
 from trusted_pool.web.files import media_type, serve
-from trusted_pool.web.sse import log_events, place_of
 from trusted_pool.web.tarball import tarball
-
-MAX_LOG_TEXT = 4 * 1024 * 1024
 
 Req = Request[Any, Any, Any]
 
 
-def result_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
+def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
     def open_range(file: OutputFile, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
         return coordinator.contents.open(file.sha256, start, length)
 
-    async def file_answer(request: Req, job_id: str, path: str) -> Response[bytes]:
+    async def file_answer(request: Req, job_id: str, path: str) -> Response[Any]:
         wanted = _output_path(path)
         _, result = await coordinator.read.result(job_id, caller_of(request).may_see)
         for file in result.outputs:
@@ -37,7 +34,7 @@ def result_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
                 headers = request.headers
                 return serve(
                     file,
-                    lambda start, length: open_range(file, start, length),
+                    partial(open_range, file),
                     headers.get("range"),
                     headers.get("if-none-match"),
                 )
@@ -56,7 +53,7 @@ def result_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return OutputsAnswer(job_id=job_id, files=files)
 
     @get("/outputs/{job_id:str}/{path:path}", summary="One output file")
-    async def output(request: Req, job_id: str, path: str) -> Response[bytes]:
+    async def output(request: Req, job_id: str, path: str) -> Response[Any]:
         """With Range and ETag; active types are sent as attachments."""
         return await file_answer(request, job_id, path)
 
@@ -70,50 +67,11 @@ def result_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return Stream(tarball(files, open_range, mtime), media_type="application/gzip", headers=headers)
 
     @get("/download/{job_id:str}/{path:path}", summary="One output file")
-    async def download_one(request: Req, job_id: str, path: str) -> Response[bytes]:
+    async def download_one(request: Req, job_id: str, path: str) -> Response[Any]:
         """The same as /outputs/{job_id}/{path}."""
         return await file_answer(request, job_id, path)
 
-    @get("/logs/{job_id:str}", summary="What a job printed")
-    async def logs(request: Req, job_id: str, follow: bool = False) -> LogsAnswer | Stream:
-        """With `follow`, live server-sent events: stdout, stderr, mark, then `end`. Resume with Last-Event-ID."""
-        may = caller_of(request).may_see
-        if follow:
-            place = place_of(request.headers.get("last-event-id"))
-            lines = coordinator.logs.follow(job_id, may, place)
-            await coordinator.jobs.get(job_id)
-            headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
-            return Stream(log_events(lines), media_type="text/event-stream", headers=headers)
-        texts = {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}
-        truncated = False
-        async for frame in coordinator.logs.now(job_id, may):
-            text = texts.get(frame.stream)
-            if text is None or len(text) + len(frame.data) > MAX_LOG_TEXT:
-                truncated = True
-                continue
-            text += frame.data
-        return LogsAnswer(
-            job_id=job_id,
-            stdout=texts[frames.STDOUT].decode("utf-8", "replace"),
-            stderr=texts[frames.STDERR].decode("utf-8", "replace"),
-            truncated=truncated,
-        )
-
-    @get("/logs/{job_id:str}/{stream:str}", summary="One stream of what a job printed, byte for byte")
-    async def raw_log(request: Req, job_id: str, stream: Literal["stdout", "stderr"]) -> Stream:
-        """As it is now."""
-        caller_of(request).may_see(await coordinator.jobs.get(job_id))
-        wanted = frames.STDOUT if stream == "stdout" else frames.STDERR
-
-        async def pieces() -> AsyncIterator[bytes]:
-            async for frame in coordinator.logs.now(job_id, caller_of(request).may_see):
-                if frame.stream == wanted:
-                    yield frame.data
-
-        headers = {"Content-Security-Policy": "sandbox; default-src 'none'"}
-        return Stream(pieces(), media_type="text/plain; charset=utf-8", headers=headers)
-
-    return [outputs, output, download, download_one, logs, raw_log]
+    return [outputs, output, download, download_one]
 
 
 def _output_path(path: str) -> str:

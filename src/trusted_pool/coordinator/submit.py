@@ -51,6 +51,7 @@ class Submit:
         clock: Clock,
         dice: Dice,
         on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY,
+        limits: archive.ArchiveLimits | None = None,
     ) -> None:
         self._store = store
         self._contents = contents
@@ -59,6 +60,7 @@ class Submit:
         self._clock = clock
         self._dice = dice
         self._on_worker_loss = on_worker_loss
+        self._limits = limits or archive.ArchiveLimits()
 
     async def __call__(self, owner: str, raw: bytes | None, files: list[Upload], key: str | None = None) -> Job:
         """Keep a job and return it; with an idempotency key that was used before, the job it made.
@@ -140,22 +142,24 @@ class Submit:
 
     async def _look_inside(self, files: list[Upload]) -> tuple[set[str], bytes | None]:
         """Return the names of all the job's files and the content of its `job.json`. Raises PoolError."""
-        archived = archive.plan([f.name for f in files])
-        if not archived:
-            inside = next((f for f in files if f.name == MANIFEST_NAME), None)
+        paths = archive.plan([f.name for f in files])
+        if paths is not None:
             text = None
-            if inside is not None and inside.staged.size <= manifest.MAX_BYTES:
-                text = b"".join([piece async for piece in inside.staged.read()])
-            return {f.name for f in files}, text
-        staged = files[0].staged
+            if MANIFEST_NAME in paths:
+                inside = files[paths.index(MANIFEST_NAME)].staged
+                if inside.size > manifest.MAX_BYTES:
+                    raise BadManifestError(f"{MANIFEST_NAME} is larger than {manifest.MAX_BYTES // 1024} KiB")
+                text = b"".join([piece async for piece in inside.read()])
+            return set(paths), text
+        staged, name = files[0].staged, files[0].name
 
         def inspect() -> archive.Listing:
             with staged.file() as file:
-                return archive.inspect(file, files[0].name, want=(MANIFEST_NAME,))
+                return archive.inspect(file, self._limits, want=(MANIFEST_NAME,), name=name)
 
         small = staged.size <= SMALL_BYTES
         listing = inspect() if small else await asyncio.to_thread(inspect)
-        return set(listing.names), listing.contents.get(MANIFEST_NAME)
+        return listing.names, listing.contents.get(MANIFEST_NAME)
 
     async def _known(self, owner: str, key: str, fingerprint: str) -> Job | None:
         held = await self._store.idempotency(owner, key, self._clock.now())

@@ -163,7 +163,7 @@ class Watcher:
                     if isinstance(message, Hello) and message.journal_id != journal_id:
                         journal_id, seq = await self._reconcile()
                         if journal_id != message.journal_id:
-                            raise LinkError("it restarted in between")  # noqa: TRY301 - the one way out of the loop
+                            raise LinkError("it restarted in between")
                     elif isinstance(message, StartedEvent | EndedEvent | InterruptedEvent) and message.seq > seq:
                         await self._take(message)
                         seq = message.seq

@@ -1,1 +1,0 @@
-"""The composition root: a wiring list. It alone names concrete adapters, clock and randomness."""

@@ -1,0 +1,129 @@
+"""The coordinator's wiring list."""
+
+import asyncio
+import contextlib
+import logging
+import signal
+from pathlib import Path
+
+import msgspec
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+
+from trusted_pool.blobs.directory import DirectoryBlobs
+from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
+from trusted_pool.coordinator.allowlist import AllowlistError, parse
+from trusted_pool.coordinator.service import Coordinator, Settings
+from trusted_pool.core.words import OnWorkerLoss
+from trusted_pool.core.worker import Worker
+from trusted_pool.link.pinned import PinnedLink
+from trusted_pool.ports.blobs import BlobsError
+from trusted_pool.ports.link import WorkerLink
+from trusted_pool.ports.store import StoreError
+from trusted_pool.protocol.identity import IdentityError, create_key_file, identity_of, load_key_file
+from trusted_pool.serve.listener import ServeError, bind, close
+from trusted_pool.serve.server import Server
+from trusted_pool.store.sqlite import SqliteStore
+from trusted_pool.web.app import create_app
+from trusted_pool.web.browser import LOOPBACK_NAMES
+
+_log = logging.getLogger("trusted_pool.coordinator")
+
+
+class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
+    """What the command line says of a coordinator. Times in seconds."""
+
+    host: str
+    port: int
+    workers: Path
+    data: Path
+    check_interval_s: float = 30.0
+    grace_s: float = 120.0
+    on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY
+
+
+def pool_key(data: Path) -> Ed25519PrivateKey:
+    """Return the pool's key, made on first use. Raises StartError."""
+    make_directory(data, "data directory")
+    path = data / "pool.pem"
+    try:
+        return load_key_file(path) if path.exists() else create_key_file(path)
+    except (OSError, IdentityError) as error:
+        raise StartError(f"the pool's key {path} cannot be used: {error}") from None
+
+
+def read_allowlist(path: Path) -> list[Worker]:
+    """Read `workers.json`. Raises StartError."""
+    try:
+        return parse(path.read_bytes(), path.name)
+    except OSError as error:
+        hint = f"write one, or name it with --workers; empty is {'[]'!r}"
+        raise StartError(f"the allowlist {path} cannot be read: {error.strerror}; {hint}") from None
+    except AllowlistError as error:
+        raise StartError(str(error)) from None
+
+
+async def run_coordinator(options: CoordinatorOptions) -> None:
+    """Serve until SIGTERM or SIGINT; SIGHUP reads the allowlist again. Raises StartError."""
+    key = pool_key(options.data)
+    allowlist = read_allowlist(options.workers)
+    try:
+        close(bind(options.host, options.port))  # a taken port is said before anything is begun
+        store = SqliteStore.open(options.data / "coordinator.db")
+    except (ServeError, StoreError) as error:
+        raise StartError(str(error)) from None
+    coordinator = _coordinator(options, store, key)
+    loopback_only = options.host in LOOPBACK_NAMES
+    server = Server(create_app(coordinator, loopback_only=loopback_only), host=options.host, port=options.port)
+    stopping, reload = asyncio.Event(), asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stopping.set)
+    loop.add_signal_handler(signal.SIGHUP, reload.set)
+    reloading = asyncio.create_task(_reload_for_ever(coordinator, options.workers, reload))
+    try:
+        await coordinator.start(allowlist)
+        await server.start()
+        where = f"http://{options.host}:{server.port}"
+        _log.info("Pool %s serves %s with %d workers", coordinator.pool_id, where, len(allowlist))
+        await stopping.wait()
+        _log.info("Stopping: finishing what is being answered")
+    except (ServeError, StoreError, BlobsError) as error:
+        raise StartError(str(error)) from None
+    finally:
+        reloading.cancel()
+        with contextlib.suppress(asyncio.CancelledError):
+            await reloading
+        await server.stop(8.0)
+        await coordinator.stop()
+        await store.close()
+
+
+def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey) -> Coordinator:
+    clock = SystemClock()
+
+    def link_to(worker: Worker) -> WorkerLink:
+        return PinnedLink(worker, key, epoch=1, clock=clock)
+
+    return Coordinator(
+        store=store,
+        blobs=DirectoryBlobs(options.data / "blobs"),
+        link_to=link_to,
+        clock=clock,
+        dice=SystemDice(),
+        pool_id=identity_of(key),
+        settings=Settings(
+            check_interval_s=options.check_interval_s, grace_s=options.grace_s, on_worker_loss=options.on_worker_loss
+        ),
+    )
+
+
+async def _reload_for_ever(coordinator: Coordinator, path: Path, reload: asyncio.Event) -> None:
+    while True:
+        await reload.wait()
+        reload.clear()
+        try:
+            await coordinator.reload(read_allowlist(path))
+        except StartError as error:
+            _log.error("%s; the allowlist stays as it was", error)
+        else:
+            _log.info("Read %s again", path)

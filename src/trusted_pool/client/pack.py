@@ -59,11 +59,10 @@ class _Count:
 def pack(
     directory: Path,
     *,
-    leave_out: frozenset[str] = frozenset(),
     limits: Limits | None = None,
     on_progress: OnPack | None = None,
 ) -> Pack:
-    """Pack a directory. `leave_out`: names at its root that are left out besides the ignored ones.
+    """Pack a directory.
 
     Raises:
         PackError: nothing in it, over the limits, or something that cannot be packed; it is named.
@@ -74,8 +73,8 @@ def pack(
     # SpooledTemporaryFile is a file in all that matters here; the caller closes it.
     spool = tempfile.SpooledTemporaryFile(max_size=SPOOL_BYTES)  # noqa: SIM115
     try:
-        entries = _walk(directory, leave_out, count)
-        _write(spool, directory, entries, limits or Limits(), count, on_progress)
+        entries = _walk(directory, count)
+        _write(spool, directory, entries, count, limits=limits or Limits(), on_progress=on_progress)
         size = spool.seek(0, os.SEEK_END)
         spool.seek(0)
     except OSError as error:
@@ -98,8 +97,9 @@ def _write(
     spool: IO[bytes],
     directory: Path,
     entries: Iterator[_Entry],
-    limits: Limits,
     count: _Count,
+    *,
+    limits: Limits,
     on_progress: OnPack | None,
 ) -> None:
     # Level and time are fixed and no name is given, so that the gzip header never differs.
@@ -130,11 +130,11 @@ def _archive_name(directory: Path) -> str:
     return plain[:100] or "project"
 
 
-def _walk(root: Path, leave_out: frozenset[str], count: _Count) -> Iterator[_Entry]:
+def _walk(root: Path, count: _Count) -> Iterator[_Entry]:
     """Yield what is packed, a directory before what is in it, names in the order of their code points."""
     inside = root.resolve()
     # A stack, not recursion: directories may be nested deeper than Python's stack.
-    top = [_Entry(root / n, n, is_dir=False) for n in _names(root) if n not in leave_out]
+    top = [_Entry(root / n, n, is_dir=False) for n in _names(root)]
     stack: list[tuple[Rules, Iterator[_Entry]]] = [(Rules().inside(root, ""), iter(top))]
     while stack:
         rules, entries = stack[-1]

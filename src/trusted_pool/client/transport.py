@@ -1,5 +1,6 @@
 """One HTTP exchange with the pool: errors become ClientErrors, answers become typed, nothing grows without bound."""
 
+import os
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -125,7 +126,9 @@ def _cannot_connect(address: str, error: Exception) -> UnreachableError:
             f"the pool at {address} shows a certificate that is not trusted: {words}",
             hint="name its authority by TRUSTED_POOL_CACERT=/path/to/ca.pem",
         )
-    reason = cause.strerror if isinstance(cause, OSError) and cause.strerror else words
+    # asyncio says "Connect call failed" for every errno; the errno's own words are plainer. Name lookups have negative ones.
+    known = isinstance(cause, OSError) and (cause.errno or 0) > 0
+    reason = os.strerror(cause.errno) if known and isinstance(cause, OSError) and cause.errno else words
     return UnreachableError(f"cannot reach the pool at {address}: {reason}", hint=_START_HINT)
 
 

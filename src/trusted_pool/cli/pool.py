@@ -1,0 +1,44 @@
+"""`tpool pool`."""
+
+from trusted_pool.cli import options, screen
+from trusted_pool.cli.session import connect
+from trusted_pool.core.words import Duty
+from trusted_pool.protocol.answers import PoolAnswer, WorkerAnswer
+
+
+def pool(*, addr: options.Addr = None, as_json: options.AsJson = False) -> None:
+    """Show the pool and its workers."""
+    with connect(addr) as client:
+        answer = client.pool()
+    if as_json:
+        screen.print_json(pool=answer)
+        return
+    screen.print_line(
+        f"{answer.healthy_workers} of {screen.plural(answer.total_workers, 'worker')} healthy,"
+        f" {screen.plural(answer.total_jobs, 'job')}, {answer.queued_jobs} queued"
+    )
+    rows = [_row(worker) for worker in answer.workers]
+    columns = ["WORKER", "ENDPOINT", "HEALTH", "JOBS", "ISOLATION", "MEMORY", "INTERPRETERS", "CHECKED"]
+    screen.print_table(columns, rows, right=["JOBS", "MEMORY"])
+    _say_why(answer)
+
+
+def _row(worker: WorkerAnswer) -> list[str]:
+    capacity = worker.capacity
+    health = str(worker.health) if worker.duty is Duty.ACTIVE else f"{worker.health}, {worker.duty}"
+    return [
+        f"{worker.worker_id[:12]}…" + ("" if worker.identity == "proven" else " (unproven)"),
+        worker.endpoint,
+        health,
+        f"{worker.active_jobs}/{worker.max_concurrent_jobs}",
+        "?" if capacity.isolation is None else str(capacity.isolation),
+        "?" if capacity.memory_mb is None else screen.size(capacity.memory_mb * 1024 * 1024),
+        "?" if capacity.interpreters is None else " ".join(sorted(capacity.interpreters)),
+        screen.moment(worker.last_health_check),
+    ]
+
+
+def _say_why(answer: PoolAnswer) -> None:
+    for worker in answer.workers:
+        if worker.words:
+            screen.print_line(f"{worker.worker_id[:12]}…: {worker.words}")

@@ -1,0 +1,75 @@
+"""The verbs of `tpool`: where each is, and its line in the help. Nothing of a verb is imported until it is said."""
+
+from importlib import import_module
+from typing import Any, NamedTuple
+
+
+class Verb(NamedTuple):
+    """One verb: its function lives in `trusted_pool.cli.<module>`."""
+
+    module: str
+    function: str
+    summary: str
+
+
+#: Verbs about jobs; also said as `tpool job <verb>`.
+JOB_VERBS = {
+    "run": Verb("run", "run", "Submit a project, follow its log, fetch its files."),
+    "submit": Verb("submit", "submit", "Submit a project and print its job id."),
+    "status": Verb("status", "status", "Say where a job is and why."),
+    "wait": Verb("wait", "wait", "Wait until a job has ended."),
+    "logs": Verb("logs", "logs", "Print what a job has printed; -f follows it."),
+    "outputs": Verb("outputs", "outputs", "List the files that a job left."),
+    "download": Verb("download", "download", "Fetch the files that a job left."),
+    "cancel": Verb("cancel", "cancel", "Cancel a job."),
+    "list": Verb("jobs", "jobs", "List jobs, newest first."),
+}
+POOL_VERBS = {
+    "jobs": JOB_VERBS["list"],
+    "pool": Verb("pool", "pool", "Show the pool and its workers."),
+}
+SERVER_VERBS = {
+    "coordinator": Verb("coordinator", "coordinator", "Start a pool: take jobs and send them to workers."),
+    "worker": Verb("worker", "worker", "Lend this machine to a pool."),
+    "keygen": Verb("keygen", "keygen", "Make a worker's key."),
+}
+#: As the help shows them.
+SECTIONS = (
+    ("Jobs", {name: verb for name, verb in JOB_VERBS.items() if name != "list"}),
+    ("The pool", POOL_VERBS),
+    ("Machines", SERVER_VERBS),
+)
+ALL = {**JOB_VERBS, **POOL_VERBS, **SERVER_VERBS}
+
+
+def load(verb: Verb) -> Any:
+    """Return the verb's function, with Typer's annotations on its arguments."""
+    return getattr(import_module(f"trusted_pool.cli.{verb.module}"), verb.function)
+
+
+def top_help() -> str:
+    """Write the help of `tpool` itself."""
+    lines = [
+        "tpool runs your code on machines you trust.",
+        "",
+        "Usage: tpool VERB [OPTIONS] [ARGUMENTS]      tpool VERB --help says more",
+    ]
+    for title, verbs in SECTIONS:
+        lines += ["", f"{title}:"]
+        lines += [f"  {name:<12} {verb.summary}" for name, verb in verbs.items()]
+    lines += [
+        "",
+        "  tpool job VERB … says the verbs about jobs too. A job is named by its id, the",
+        "  beginning of its id, or `last` for the one submitted last from here.",
+        "",
+        "Environment:",
+        "  TRUSTED_POOL_ADDR    the pool (http://127.0.0.1:9000)",
+        "  TRUSTED_POOL_TOKEN   an API key",
+        "  TRUSTED_POOL_CACERT  PEM file of the authority that signed the pool's certificate",
+        "  TRUSTED_POOL_OUTPUT  where `run` and `download` put files (tpool-outputs/JOB)",
+        "  NO_COLOR             no colours",
+        "",
+        "Exit codes: 0 ok, 1 the job failed, 2 wrong use, 3 rejected or unplaceable, 124 timeout,",
+        "  125 pool or network, 130 interrupted; --propagate-exit passes the job's own.",
+    ]
+    return "\n".join(lines)

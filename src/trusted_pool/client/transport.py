@@ -126,7 +126,7 @@ def _cannot_connect(address: str, error: Exception) -> UnreachableError:
             f"the pool at {address} shows a certificate that is not trusted: {words}",
             hint="name its authority by TRUSTED_POOL_CACERT=/path/to/ca.pem",
         )
-    # asyncio says "Connect call failed" for every errno; the errno's own words are plainer. Name lookups have negative ones.
+    # asyncio says "Connect call failed" for every errno, which itself has plainer words. Name lookups have none.
     known = isinstance(cause, OSError) and (cause.errno or 0) > 0
     reason = os.strerror(cause.errno) if known and isinstance(cause, OSError) and cause.errno else words
     return UnreachableError(f"cannot reach the pool at {address}: {reason}", hint=_START_HINT)

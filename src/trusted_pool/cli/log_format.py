@@ -35,7 +35,7 @@ def _structured(form: LogFormat) -> logging.Formatter:
         if form is LogFormat.JSON
         else structlog.dev.ConsoleRenderer(colors=colors, pad_event_to=0)
     )
-    before = [
+    before: list[structlog.typing.Processor] = [
         structlog.stdlib.add_log_level,
         structlog.stdlib.ExtraAdder(),
         structlog.processors.TimeStamper(fmt="iso", utc=True),

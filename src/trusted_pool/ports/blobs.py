@@ -22,8 +22,13 @@ class Staged(Protocol):
     Exactly one of `publish` and `discard` ends it; a second call of either does nothing.
     """
 
-    sha256: str  #: lower-case hex
-    size: int
+    @property
+    def sha256(self) -> str:
+        """Its digest in lower-case hex."""
+
+    @property
+    def size(self) -> int:
+        """Its bytes."""
 
     async def publish(self) -> None:
         """Make the blob readable under its digest, durably: after this returns, a power cut keeps it.

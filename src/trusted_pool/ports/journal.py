@@ -51,8 +51,8 @@ class Journal(Protocol):
 
     journal_id: str
 
-    async def accept(self, entry: Entry) -> Entry:
-        """Keep a new entry, or return the one that has this (pool, job, attempt)."""
+    async def accept(self, entry: Entry, kind: str | None = None) -> Entry:
+        """Keep a new entry and, with `kind`, an event beside it; or return the one that has this attempt."""
 
     async def put(self, entry: Entry, kind: str | None = None) -> int:
         """Keep the entry's new state; with `kind`, an event beside it. Return the newest seq."""

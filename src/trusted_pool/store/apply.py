@@ -1,0 +1,232 @@
+"""Commits and reservations, inside the writer's transaction."""
+
+import heapq
+import sqlite3
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import msgspec
+
+from trusted_pool.core.words import JobState
+from trusted_pool.ports.store import Committed, Idempotency, Unit
+from trusted_pool.store import statements as sql
+from trusted_pool.store.rows import TOTAL, check, job_row, moment_of, role_of, text
+
+#: Up to so many shapes, each is asked for its front; more are looked for at the front of the whole queue first.
+FEW_SHAPES = 16
+QUEUED = JobState.QUEUED.value
+#: A blob's last use is kept to the hour: one that everybody uses is not rewritten with every submit.
+USE_GRAIN_S = 3600.0
+LIVE = ("live", 0.0)
+
+
+class Draft(msgspec.Struct, frozen=True):
+    """A unit with its rows made, which needs no database and may fail for the caller alone."""
+
+    unit: Unit
+    moment: float
+    shape: str = ""
+    job: str = ""
+    request: str = ""
+    events: tuple[tuple[object, ...], ...] = ()
+    result: str = ""
+    workers: tuple[tuple[object, ...], ...] = ()
+
+
+def draft(unit: Unit) -> Draft:
+    """Make a unit's rows. Raises ValueError for what cannot be kept."""
+    check(unit)
+    job, result = unit.job, unit.result
+    return Draft(
+        unit=unit,
+        moment=moment_of(unit),
+        shape=job.shape if job else "",
+        job=text(job) if job else "",
+        request=text(job.request) if job and job.state is JobState.QUEUED else "",
+        events=tuple((e.job_id, e.at, e.kind, e.attempt, text(e.data)) for e in unit.events),
+        result=text(result) if result else "",
+        workers=tuple((w.worker_id, text(w)) for w in unit.workers),
+    )
+
+
+class Batch:
+    """Units that share a transaction: each is judged in order, then all rows are written table by table."""
+
+    def __init__(self, connection: sqlite3.Connection, drafts: Sequence[Draft]) -> None:
+        """Load what the units are judged by."""
+        self._connection = connection
+        units = [d.unit for d in drafts]
+        #: (version, state, shape) of each job, as it is after the units judged so far
+        self._heads: dict[str, tuple[int, str, str]] = {
+            row[0]: (row[1], row[2], row[3]) for row in self._ask(sql.HEADS, [u.job.job_id for u in units if u.job])
+        }
+        self._with_result = set(self._ask(sql.HAVE_RESULT, [u.result.job_id for u in units if u.result]))
+        #: state and time of last use
+        self._known: dict[str, tuple[str, float]] = {
+            row[0]: (row[1], row[2]) for row in self._ask(sql.KNOWN_BLOBS, [b.sha256 for u in units for b in u.blobs])
+        }
+        keys = [(u.idempotency.owner, u.idempotency.key) for u in units if u.idempotency]
+        self._keys: dict[tuple[str, str], float] = {(row[0], row[1]): row[2] for row in self._ask(sql.KEYS_HELD, keys)}
+        self._jobs: dict[str, tuple[object, ...]] = {}
+        self._events: list[tuple[object, ...]] = []
+        self._results: list[tuple[object, ...]] = []
+        self._blobs: dict[str, tuple[object, ...]] = {}
+        self._used: list[str] = []
+        self._refs: set[tuple[str, str, str]] = set()
+        self._idempotency: dict[tuple[str, str], Idempotency] = {}
+        self._workers: dict[object, tuple[object, ...]] = {}
+        self._counters: Counter[str] = Counter()
+        self._shapes: Counter[str] = Counter()
+        self._requests: dict[str, str] = {}
+        self._moment = 0.0
+
+    def _ask(self, statement: str, keys: Sequence[object]) -> list[Any]:
+        if not keys:
+            return []
+        row = self._connection.execute(statement, (text_of_keys(keys),)).fetchone()
+        found: list[Any] = msgspec.json.decode(row[0])
+        return found
+
+    def judge(self, drafted: Draft) -> Committed:
+        """Take a unit in, or say what is stale."""
+        unit, job = drafted.unit, drafted.unit.job
+        head = self._heads.get(job.job_id) if job else None
+        if job and (head[0] if head else None) != unit.expects:
+            return Committed(ok=False, conflict="job")
+        if unit.result and unit.result.job_id in self._with_result:
+            return Committed(ok=False, conflict="job")
+        key = unit.idempotency
+        if key and self._keys.get((key.owner, key.key), drafted.moment) > drafted.moment:
+            return Committed(ok=False, conflict="idempotency")
+        if any(b.data is None and self._known.get(b.sha256, LIVE)[0] != "live" for b in unit.blobs):
+            return Committed(ok=False, conflict="blob")  # it is being deleted: stage it again
+        self._take(drafted)
+        if job is None:
+            return Committed(ok=True)
+        return Committed(ok=True, version=self._take_job(drafted, head))
+
+    def _take(self, drafted: Draft) -> None:
+        unit = drafted.unit
+        self._moment = max(self._moment, drafted.moment)
+        self._events.extend(drafted.events)
+        if unit.result:
+            self._with_result.add(unit.result.job_id)
+            self._results.append((unit.result.job_id, unit.result.attempt, drafted.result))
+        if unit.idempotency:
+            name = (unit.idempotency.owner, unit.idempotency.key)
+            self._keys[name] = unit.idempotency.until
+            self._idempotency[name] = unit.idempotency
+        for row in drafted.workers:
+            self._workers[row[0]] = row
+        for blob in unit.blobs:
+            state, used_at = self._known.get(blob.sha256, ("", 0.0))
+            if state != "live":
+                self._known[blob.sha256] = ("live", drafted.moment)
+                self._blobs[blob.sha256] = (blob.sha256, blob.size, 1, "live", drafted.moment, blob.data)
+            elif used_at < drafted.moment - USE_GRAIN_S:
+                self._used.append(blob.sha256)
+            if unit.job:
+                self._refs.add((blob.sha256, unit.job.job_id, role_of(unit, blob.sha256)))
+
+    def _take_job(self, drafted: Draft, head: tuple[int, str, str] | None) -> int:
+        job = drafted.unit.job
+        assert job is not None  # noqa: S101  # the caller looked
+        version = head[0] + 1 if head else 1
+        if head:
+            self._counters[head[1]] -= 1
+            self._shapes[head[2]] -= head[1] == QUEUED
+        else:
+            self._counters[TOTAL] += 1
+        self._counters[job.state.value] += 1
+        if job.state is JobState.QUEUED:
+            self._shapes[drafted.shape] += 1
+            self._requests[drafted.shape] = drafted.request
+        self._heads[job.job_id] = (version, job.state.value, drafted.shape)
+        self._jobs[job.job_id] = job_row(job, version, drafted.shape, drafted.job)
+        return version
+
+    def write(self) -> None:
+        """Write all that was taken in."""
+        connection = self._connection
+        sql.put(connection, sql.PUT_JOBS, list(self._jobs.values()))
+        sql.put(connection, sql.PUT_EVENTS, self._events)
+        sql.put(connection, sql.PUT_RESULTS, self._results)
+        sql.put(connection, sql.PUT_BLOBS, list(self._blobs.values()))
+        sql.put(connection, sql.PUT_REFS, sorted(self._refs))
+        sql.put(connection, sql.PUT_WORKERS, list(self._workers.values()))
+        sql.put(connection, sql.ADD_COUNTERS, [(n, by) for n, by in self._counters.items() if by])
+        if self._used:
+            connection.execute(sql.TOUCH_BLOBS, (self._moment, text_of_keys(self._used)))
+        if self._idempotency:
+            keys = [(k.owner, k.key, k.fingerprint, k.job_id, k.until) for k in self._idempotency.values()]
+            connection.execute(sql.PRUNE_KEYS, (self._moment, 2 * len(keys)))
+            sql.put(connection, sql.PUT_KEYS, keys)
+        rows = [(shape, self._requests.get(shape, ""), by) for shape, by in self._shapes.items() if by]
+        if rows:
+            sql.put(connection, sql.ADD_SHAPES, rows)
+        if fewer := [row[0] for row in rows if row[2] < 0]:
+            connection.execute(sql.DROP_SHAPES, (text_of_keys(fewer),))
+
+
+def commit(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[Committed]:
+    """Judge and write units. The caller owns the transaction."""
+    batch = Batch(connection, drafts)
+    answers = [batch.judge(d) for d in drafts]
+    batch.write()
+    return answers
+
+
+def reserve(
+    connection: sqlite3.Connection, shapes: Sequence[str], n: int, *, holder: str, now: float, until: float
+) -> list[tuple[str, int]]:
+    """Mark up to n ready jobs and return (data, version) of each. The caller owns the transaction.
+
+    Looks at about n rows and one per shape, however long the queue is.
+    """
+    connection.execute(sql.WAKE, (now,))
+    wanted = list(dict.fromkeys(shapes))
+    chosen = _front_of_queue(connection, wanted, n, now) if len(wanted) > FEW_SHAPES else None
+    if chosen is None:
+        chosen = _fronts(connection, wanted, n, now)
+    if not chosen:
+        return []
+    ids = text_of_keys(chosen)
+    connection.execute(sql.MARK, (until, holder, ids))
+    return connection.execute(sql.LOAD, (ids,)).fetchall()
+
+
+def _front_of_queue(connection: sqlite3.Connection, shapes: Sequence[str], n: int, now: float) -> list[str] | None:
+    """Choose from the front of the whole queue; None when that does not settle it."""
+    reach = 4 * n + 64
+    rows = connection.execute(sql.FRONT_OF_QUEUE, (now, reach)).fetchall()
+    asked = frozenset(shapes)
+    found = [job_id for job_id, shape, ready in rows if ready and shape in asked]
+    return found[:n] if len(found) >= n or len(rows) < reach else None
+
+
+def _fronts(connection: sqlite3.Connection, shapes: Sequence[str], n: int, now: float) -> list[str]:
+    """Choose by merging the shapes, each in its order."""
+    if len(shapes) == 1:
+        return [row[1] for row in connection.execute(sql.FRONT_OF_SHAPE, (shapes[0], now, n))]
+    heap: list[tuple[float, str, str]] = connection.execute(sql.FRONTS, (text_of_keys(shapes), now)).fetchall()
+    heapq.heapify(heap)
+    ahead: dict[str, Iterator[tuple[float, str]]] = {}
+    chosen: list[str] = []
+    while heap and len(chosen) < n:
+        order_key, job_id, shape = heap[0]
+        chosen.append(job_id)
+        if shape not in ahead:
+            following = connection.execute(sql.NEXT_OF_SHAPE, (shape, now, n, order_key, job_id))
+            ahead[shape] = iter(following.fetchmany(n))
+        follower = next(ahead[shape], None)
+        if follower is None:
+            heapq.heappop(heap)
+        else:
+            heapq.heapreplace(heap, (*follower, shape))
+    return chosen
+
+
+def text_of_keys(keys: Sequence[object]) -> str:
+    """Return keys as a JSON array."""
+    return msgspec.json.encode(keys).decode()

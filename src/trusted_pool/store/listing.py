@@ -1,0 +1,69 @@
+"""Pages of jobs, newest first."""
+
+import heapq
+import sqlite3
+from collections.abc import Iterator
+from itertools import islice
+
+from trusted_pool.core.words import JobState
+from trusted_pool.ports.store import JobPage, JobQuery
+from trusted_pool.store.rows import cursor, job_of, limit_of, place_of
+
+
+def page(connection: sqlite3.Connection, query: JobQuery) -> JobPage:
+    """Return one page. Raises ValueError for a cursor that was not made by it."""
+    limit = limit_of(query)
+    after = place_of(query.after) if query.after is not None else None
+    rows = list(islice(heapq.merge(*_runs(connection, query, after, limit + 1), reverse=True), limit + 1))
+    jobs = tuple(job_of(data) for _, _, data in rows[:limit])
+    more = cursor(jobs[-1].submitted_at, jobs[-1].job_id) if len(rows) > limit else None
+    return JobPage(jobs=jobs, next=more)
+
+
+def _runs(
+    connection: sqlite3.Connection, query: JobQuery, after: tuple[float, str] | None, n: int
+) -> Iterator[list[tuple[float, str, str]]]:
+    """Yield runs of at most n rows, newest first; one per state where an index has states, so that none is sorted."""
+    states: list[JobState | None]
+    if query.name is not None or (query.owner is None and query.worker_id is None and not query.states):
+        states = [None]
+    else:
+        states = list(dict.fromkeys(query.states)) or list(JobState)
+    for state in states:
+        statement, arguments = select(query, state, after, n)
+        yield connection.execute(statement, arguments).fetchall()
+
+
+def select(
+    query: JobQuery, state: JobState | None, after: tuple[float, str] | None, n: int
+) -> tuple[str, list[object]]:
+    """Return the statement of one run and its arguments."""
+    conditions: list[str] = []
+    arguments: list[object] = []
+
+    def where(condition: str, *values: object) -> None:
+        conditions.append(condition)
+        arguments.extend(values)
+
+    if query.name is not None:
+        where("name = ?" if query.name == "" else "name = ? AND name <> ''", query.name)
+    if query.worker_id is not None:
+        where("worker_id = ?", query.worker_id)
+    if query.owner is not None:
+        where("owner = ?", query.owner)
+    if state is not None:
+        where("state = ?", state.value)
+    elif query.states:
+        where(f"state IN ({','.join('?' * len(query.states))})", *(s.value for s in query.states))
+    if query.since is not None:
+        where("submitted_at >= ?", query.since)
+    if query.until is not None:
+        where("submitted_at < ?", query.until)
+    if after is not None:
+        where("(submitted_at, job_id) < (?, ?)", *after)
+    condition = f"WHERE {' AND '.join(conditions)} " if conditions else ""
+    statement = (
+        f"SELECT submitted_at, job_id, data FROM jobs {condition}"  # noqa: S608  # conditions are ours, values bound
+        "ORDER BY submitted_at DESC, job_id DESC LIMIT ?"
+    )
+    return statement, [*arguments, n]

@@ -1,0 +1,230 @@
+"""The store on SQLite: one file, one process, one writer."""
+
+import asyncio
+import sqlite3
+import threading
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TypeVar
+
+from trusted_pool.core.job import Job
+from trusted_pool.core.worker import Worker
+from trusted_pool.ports.store import (
+    Blob,
+    Committed,
+    Counters,
+    Event,
+    Idempotency,
+    JobPage,
+    JobQuery,
+    Result,
+    ShapeCount,
+    StoreError,
+    Unit,
+    Versioned,
+)
+from trusted_pool.store import statements as sql
+from trusted_pool.store.apply import draft
+from trusted_pool.store.faults import meaning
+from trusted_pool.store.listing import page
+from trusted_pool.store.lock import DatabaseLock
+from trusted_pool.store.opening import bring_to_head, connect, look, make_file
+from trusted_pool.store.rows import all_states, data_of, job_of, request_of, result_of, worker_of
+from trusted_pool.store.writer import Reservation, Writer
+
+READING_THREADS = 2
+T = TypeVar("T")
+
+
+class SqliteStore:
+    """Keeps everything in one SQLite file, in WAL mode with synchronous=FULL.
+
+    Commits go through one writer thread, which groups them. Point reads (a job, a result, a key) are answered in the
+    event loop, on a connection of their own: 10 µs, where a hop to another thread and back costs 50. Reads that may be
+    long have threads.
+    """
+
+    def __init__(self, path: Path, lock: DatabaseLock, writing: sqlite3.Connection) -> None:
+        """Use `open`."""
+        self._path = path
+        self._lock = lock
+        self._writing = writing
+        self._writer = Writer(writing, path)
+        self._near = connect(path, reading=True)
+        self._far: list[sqlite3.Connection] = []
+        self._local = threading.local()
+        self._readers = ThreadPoolExecutor(READING_THREADS, "store-reader", initializer=self._begin_reading)
+        self._closing: asyncio.Future[None] | None = None
+        self._closed = False
+
+    @classmethod
+    def open(cls, path: Path) -> "SqliteStore":
+        """Open the database, making it and its directory when they are missing. Blocks; no event loop is needed.
+
+        Raises:
+            StoreInUseError: another process has it.
+            StoreDamagedError: it is damaged; no byte was changed.
+            StoreFullError: there is no space to make or recover it.
+            StoreError: it cannot be written, is another program's, or was made by a newer version.
+        """
+        path = path.absolute()
+        try:
+            make_file(path)
+            lock = DatabaseLock(path)
+        except OSError as error:
+            raise StoreError(
+                f"cannot write in {path.parent}: {error.strerror}. Check who owns it and its mode"
+            ) from None
+        writing: sqlite3.Connection | None = None
+        try:
+            look(path)
+            writing = connect(path)
+            bring_to_head(writing, path)
+            # Whoever held reservations was the process before: a restart does not wait for them to run out.
+            writing.execute(sql.FORGET_RESERVATIONS)
+            store = cls(path, lock, writing)
+            store._writer.start()
+        except BaseException as error:
+            if writing is not None:
+                writing.close()
+            lock.release()
+            if isinstance(error, sqlite3.Error | OSError):
+                raise meaning(error, path) from error
+            raise
+        return store
+
+    async def commit(self, units: Sequence[Unit]) -> list[Committed]:
+        """Commit the units. Raises StoreFullError, StoreError; ValueError for a unit that makes no sense."""
+        drafts = [draft(unit) for unit in units]
+        if not drafts:
+            return []
+        committed: list[Committed] = await self._writer.call(drafts)
+        return committed
+
+    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:
+        """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
+        if n < 1 or not shapes:
+            return []
+        rows = await self._writer.call(Reservation(tuple(shapes), n, holder, now, until))
+        return _versioned(rows)
+
+    async def job(self, job_id: str) -> Versioned | None:
+        """Load one job."""
+        rows = self._point(sql.JOB, job_id)
+        return Versioned(job_of(rows[0][0]), rows[0][1]) if rows else None
+
+    async def open_jobs(self, worker_id: str | None = None) -> list[Versioned]:
+        """Load all jobs that are dispatched or running, of one worker or of all."""
+        if worker_id is None:
+            return await self._read(lambda c: _versioned(c.execute(sql.OPEN_JOBS)))
+        return await self._read(lambda c: _versioned(c.execute(sql.OPEN_JOBS_OF, (worker_id,))))
+
+    async def shapes(self) -> list[ShapeCount]:
+        """Return the shapes that have queued jobs."""
+        return await self._read(
+            lambda c: [
+                ShapeCount(shape=shape, request=request_of(request), queued=queued)
+                for shape, request, queued in c.execute(sql.SHAPES)
+            ]
+        )
+
+    async def next_due(self, now: float) -> float | None:
+        """Return the earliest moment after `now` at which a queued job becomes eligible or expires, if any does."""
+        moments = [row[0] for row in (*self._point(sql.NEXT_WAKE, now), *self._point(sql.NEXT_EXPIRY, now))]
+        return min((moment for moment in moments if moment is not None), default=None)
+
+    async def expired(self, now: float, n: int) -> list[Versioned]:
+        """Load up to n queued jobs whose `expires_at` has passed."""
+        return await self._read(lambda c: _versioned(c.execute(sql.EXPIRED, (now, max(n, 0)))))
+
+    async def jobs(self, query: JobQuery) -> JobPage:
+        """Return one page of jobs. Raises ValueError for a cursor that it did not make."""
+        return await self._read(lambda c: page(c, query))
+
+    async def queue_position(self, job: Job) -> int | None:
+        """Return how many queued jobs go before it, or None when it is not queued. Counts them: 20 ms a million."""
+        row = await self._read(lambda c: c.execute(sql.POSITION, (job.job_id,)).fetchone())
+        return row[0] if row else None
+
+    async def events(self, job_id: str) -> list[Event]:
+        """Return a job's story, oldest first."""
+        return [
+            Event(job_id=job_id, at=at, kind=kind, attempt=attempt, data=data_of(data), seq=seq)
+            for seq, at, kind, attempt, data in self._point(sql.EVENTS, job_id)
+        ]
+
+    async def result(self, job_id: str) -> Result | None:
+        """Return the accepted result."""
+        rows = self._point(sql.RESULT, job_id)
+        return result_of(rows[0][0]) if rows else None
+
+    async def blob(self, sha256: str) -> Blob | None:
+        """Return a blob that some job refers to, with its bytes when it is small."""
+        rows = self._point(sql.BLOB, sha256)
+        return Blob(sha256=sha256, size=rows[0][0], data=rows[0][1]) if rows else None
+
+    async def idempotency(self, owner: str, key: str, now: float) -> Idempotency | None:
+        """Return what an owner's key was used for, when it has not run out."""
+        rows = self._point(sql.KEY, owner, key, now)
+        if not rows:
+            return None
+        fingerprint, job_id, until = rows[0]
+        return Idempotency(owner=owner, key=key, fingerprint=fingerprint, job_id=job_id, until=until)
+
+    async def workers(self) -> list[Worker]:
+        """Load all workers ever seen in an allowlist."""
+        return await self._read(lambda c: [worker_of(row[0]) for row in c.execute(sql.WORKERS)])
+
+    async def counters(self) -> Counters:
+        """Return the counters."""
+        jobs, total = all_states(self._point(sql.COUNTERS))
+        return Counters(jobs=jobs, total=total)
+
+    async def close(self) -> None:
+        """Finish what was begun and let go. Idempotent."""
+        if self._closed:
+            return
+        if self._closing is None:
+            self._closing = asyncio.ensure_future(asyncio.to_thread(self._close))
+        await asyncio.shield(self._closing)
+
+    def _close(self) -> None:
+        self._writer.stop()
+        self._readers.shutdown()
+        self._closed = True
+        for connection in (*self._far, self._near, self._writing):
+            connection.close()
+        self._lock.release()
+
+    def _point(self, statement: str, *arguments: object) -> list[tuple]:  # type: ignore[type-arg]
+        """Read a few rows by key, here and now."""
+        if self._closed:
+            raise StoreError("the store is closed")
+        try:
+            return self._near.execute(statement, arguments).fetchall()
+        except UnicodeEncodeError:
+            return []  # half a character names nothing
+        except sqlite3.Error as error:
+            raise meaning(error, self._path) from error
+
+    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        """Read on a thread of its own."""
+        try:
+            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, read)
+        except RuntimeError as error:
+            raise StoreError("the store is closed") from error
+
+    def _read_here(self, read: Callable[[sqlite3.Connection], T]) -> T:
+        try:
+            return read(self._local.connection)
+        except sqlite3.Error as error:
+            raise meaning(error, self._path) from error
+
+    def _begin_reading(self) -> None:
+        self._local.connection = connect(self._path, reading=True)
+        self._far.append(self._local.connection)
+
+
+def _versioned(rows: Sequence[tuple[str, int]] | sqlite3.Cursor) -> list[Versioned]:
+    return [Versioned(job_of(data), version) for data, version in rows]

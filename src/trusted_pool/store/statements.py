@@ -1,0 +1,166 @@
+"""SQL as prepared text, for SQLite.
+
+One statement does a whole batch: rows go in as one long VALUES, keys as one JSON array, and what comes out is one JSON
+text. Python's sqlite3 lets go of the interpreter lock at each step of a statement, and must win it back from a busy
+event loop; so a batch takes a dozen steps, however many units it has.
+"""
+
+import sqlite3
+from collections.abc import Sequence
+from functools import lru_cache
+from itertools import chain
+
+from trusted_pool.store.rows import FIXED_COLUMNS, JOB_COLUMNS
+
+#: VALUES of these many rows are prepared; a batch is cut into them, largest first.
+CUTS = (64, 16, 4, 1)
+
+_CHANGED = ", ".join(f"{c} = excluded.{c}" for c in JOB_COLUMNS if c not in FIXED_COLUMNS)
+#: A commit ends a reservation.
+PUT_JOBS = (
+    f"INSERT INTO jobs ({', '.join(JOB_COLUMNS)}) VALUES ",  # noqa: S608  # our own column names
+    f" ON CONFLICT (job_id) DO UPDATE SET {_CHANGED}, reserved_until = NULL, holder = NULL",
+)
+PUT_EVENTS = ("INSERT INTO events (job_id, at, kind, attempt, data) VALUES ", "")
+PUT_RESULTS = ("INSERT INTO results (job_id, attempt, data) VALUES ", "")
+#: A blob that is there keeps its first bytes; a condemned one comes back as a new generation.
+PUT_BLOBS = (
+    "INSERT INTO blobs (sha256, size, generation, state, last_used_at, data) VALUES ",
+    (
+        " ON CONFLICT (sha256) DO UPDATE SET state = 'live', generation = generation + 1, data = excluded.data,"
+        " last_used_at = excluded.last_used_at WHERE state <> 'live'"
+    ),
+)
+PUT_REFS = ("INSERT INTO blob_refs (sha256, job_id, role) VALUES ", " ON CONFLICT DO NOTHING")
+PUT_KEYS = (
+    "INSERT INTO idempotency (owner, key, fingerprint, job_id, until) VALUES ",
+    (
+        " ON CONFLICT (owner, key) DO UPDATE SET fingerprint = excluded.fingerprint, job_id = excluded.job_id,"
+        " until = excluded.until"
+    ),
+)
+PUT_WORKERS = (
+    "INSERT INTO workers (worker_id, data) VALUES ",
+    " ON CONFLICT (worker_id) DO UPDATE SET data = excluded.data",
+)
+ADD_COUNTERS = (
+    "INSERT INTO counters (name, value) VALUES ",
+    " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
+)
+ADD_SHAPES = (
+    "INSERT INTO shapes (shape, request, queued) VALUES ",
+    " ON CONFLICT (shape) DO UPDATE SET queued = queued + excluded.queued",
+)
+DROP_SHAPES = "DELETE FROM shapes WHERE shape IN (SELECT value FROM json_each(?)) AND queued <= 0"
+
+HEADS = (
+    "SELECT json_group_array(json_array(job_id, version, state, shape)) FROM jobs"
+    " WHERE job_id IN (SELECT value FROM json_each(?))"
+)
+HAVE_RESULT = "SELECT json_group_array(job_id) FROM results WHERE job_id IN (SELECT value FROM json_each(?))"
+KNOWN_BLOBS = (
+    "SELECT json_group_array(json_array(sha256, state, last_used_at)) FROM blobs"
+    " WHERE sha256 IN (SELECT value FROM json_each(?))"
+)
+KEYS_HELD = (
+    "SELECT json_group_array(json_array(i.owner, i.key, i.until)) FROM json_each(?) k JOIN idempotency i"
+    " ON i.owner = json_extract(k.value, '$[0]') AND i.key = json_extract(k.value, '$[1]')"
+)
+#: Twice what a commit adds, so that keys that ran out do not pile up.
+PRUNE_KEYS = (
+    "DELETE FROM idempotency WHERE (owner, key) IN"
+    " (SELECT owner, key FROM idempotency WHERE until <= ? ORDER BY until LIMIT ?)"
+)
+TOUCH_BLOBS = "UPDATE blobs SET last_used_at = ? WHERE sha256 IN (SELECT value FROM json_each(?))"
+
+# The planner, which keeps no statistics, takes any equality for a good one and would walk through all queued jobs.
+# So what looks at the queue names its index; a missing one is an error, not a slow day.
+WAKE = (
+    "UPDATE jobs INDEXED BY jobs_waiting SET wake_at = NULL"
+    " WHERE state = 'queued' AND wake_at IS NOT NULL AND wake_at <= ?"
+)
+FORGET_RESERVATIONS = (
+    "UPDATE jobs INDEXED BY jobs_waiting"
+    " SET wake_at = CASE WHEN not_before > 0 THEN not_before END, reserved_until = NULL, holder = NULL"
+    " WHERE state = 'queued' AND wake_at IS NOT NULL AND reserved_until IS NOT NULL"
+)
+# The conditions on not_before and reserved_until only matter after a clock went back.
+#: The front of one shape.
+FRONT_OF_SHAPE = (
+    "SELECT order_key, job_id FROM jobs INDEXED BY jobs_ready"
+    " WHERE shape = ?1 AND state = 'queued' AND wake_at IS NULL"
+    " AND not_before <= ?2 AND (reserved_until IS NULL OR reserved_until <= ?2)"
+    " ORDER BY order_key, job_id LIMIT ?3"
+)
+#: The front of each of many shapes.
+FRONTS = (
+    "SELECT j.order_key, j.job_id, j.shape FROM json_each(?1) s CROSS JOIN jobs j ON j.rowid ="
+    " (SELECT rowid FROM jobs INDEXED BY jobs_ready"
+    " WHERE shape = s.value AND state = 'queued' AND wake_at IS NULL"
+    " AND not_before <= ?2 AND (reserved_until IS NULL OR reserved_until <= ?2)"
+    " ORDER BY order_key, job_id LIMIT 1)"
+)
+#: What follows in one shape.
+NEXT_OF_SHAPE = (
+    "SELECT order_key, job_id FROM jobs INDEXED BY jobs_ready"
+    " WHERE shape = ?1 AND state = 'queued' AND wake_at IS NULL"
+    " AND not_before <= ?2 AND (reserved_until IS NULL OR reserved_until <= ?2)"
+    " AND (order_key, job_id) > (?4, ?5) ORDER BY order_key, job_id LIMIT ?3"
+)
+#: The front of the whole queue, what waits included.
+FRONT_OF_QUEUE = (
+    "SELECT job_id, shape, wake_at IS NULL AND not_before <= ?1 AND (reserved_until IS NULL OR reserved_until <= ?1)"
+    " FROM jobs INDEXED BY jobs_queue WHERE state = 'queued' ORDER BY order_key, job_id LIMIT ?2"
+)
+MARK = (
+    "UPDATE jobs SET wake_at = ?1, reserved_until = ?1, holder = ?2 WHERE job_id IN (SELECT value FROM json_each(?3))"
+)
+LOAD = "SELECT data, version FROM jobs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY order_key, job_id"
+
+JOB = "SELECT data, version FROM jobs WHERE job_id = ?"
+OPEN_JOBS = "SELECT data, version FROM jobs WHERE state IN ('dispatched', 'running') ORDER BY submitted_at, job_id"
+OPEN_JOBS_OF = (
+    "SELECT data, version FROM jobs WHERE worker_id = ? AND state IN ('dispatched', 'running')"
+    " ORDER BY submitted_at, job_id"
+)
+SHAPES = "SELECT shape, request, queued FROM shapes WHERE queued > 0 ORDER BY shape"
+NEXT_WAKE = (
+    "SELECT min(wake_at) FROM jobs INDEXED BY jobs_waiting"
+    " WHERE state = 'queued' AND wake_at IS NOT NULL AND wake_at > ?"
+)
+NEXT_EXPIRY = (
+    "SELECT min(expires_at) FROM jobs INDEXED BY jobs_expiring"
+    " WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at > ?"
+)
+EXPIRED = (
+    "SELECT data, version FROM jobs INDEXED BY jobs_expiring"
+    " WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at, job_id LIMIT ?"
+)
+POSITION = (
+    "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_queue"
+    " WHERE state = 'queued' AND (order_key, job_id) < (j.order_key, j.job_id))"
+    " FROM jobs j WHERE job_id = ? AND state = 'queued'"
+)
+EVENTS = "SELECT seq, at, kind, attempt, data FROM events WHERE job_id = ? ORDER BY seq"
+RESULT = "SELECT data FROM results WHERE job_id = ?"
+BLOB = "SELECT size, data FROM blobs WHERE sha256 = ? AND state = 'live'"
+KEY = "SELECT fingerprint, job_id, until FROM idempotency WHERE owner = ? AND key = ? AND until > ?"
+WORKERS = "SELECT data FROM workers ORDER BY worker_id"
+COUNTERS = "SELECT name, value FROM counters"
+
+
+@lru_cache(maxsize=256)
+def _values(head: str, tail: str, columns: int, rows: int) -> str:
+    row = "(" + ",".join("?" * columns) + ")"
+    return head + ",".join([row] * rows) + tail
+
+
+def put(connection: sqlite3.Connection, statement: tuple[str, str], rows: Sequence[tuple[object, ...]]) -> None:
+    """Run a statement of the form (head, tail) over rows, many at a time."""
+    begin = 0
+    for cut in CUTS:
+        while len(rows) - begin >= cut:
+            piece = rows[begin : begin + cut]
+            sql = _values(*statement, len(piece[0]), cut)
+            connection.execute(sql, tuple(chain.from_iterable(piece)))
+            begin += cut

@@ -1,0 +1,1 @@
+"""The HTTP face of the worker: routes that translate, and nothing else."""

@@ -1,0 +1,32 @@
+"""The worker's HTTP application: routes, error answers, and the guard before them."""
+
+from litestar import Litestar
+from litestar.di import Provide
+from litestar.types import ASGIApp
+
+from trusted_pool.worker.api.control import attempts, cancel, events, health, release
+from trusted_pool.worker.api.failures import HANDLERS
+from trusted_pool.worker.api.guard import guarded
+from trusted_pool.worker.api.reading import download, log_frames, logs, output, outputs, status
+from trusted_pool.worker.api.submit import submit
+from trusted_pool.worker.daemon import Daemon
+
+
+def build_app(daemon: Daemon) -> ASGIApp:
+    """Return the ASGI application of a worker.
+
+    It expects the peer's proven id in `scope["state"]`, as `serve` puts it there.
+    """
+
+    def the_daemon() -> Daemon:
+        return daemon
+
+    app = Litestar(
+        [health, submit, status, logs, log_frames, outputs, output, download, attempts, events, cancel, release],
+        dependencies={"daemon": Provide(the_daemon, sync_to_thread=False, use_cache=True)},
+        exception_handlers=HANDLERS,
+        openapi_config=None,
+        logging_config=None,
+        debug=False,
+    )
+    return guarded(app, daemon.pools)

@@ -1,0 +1,72 @@
+"""Routes of the coordinator: health, attempts, events, cancel, release."""
+
+from collections.abc import AsyncIterator
+from typing import Annotated, Any
+
+import msgspec
+from litestar import Request, get, post
+from litestar.params import Parameter
+from litestar.response import Stream
+
+from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer
+from trusted_pool.worker.api.guard import pool_of
+from trusted_pool.worker.daemon import Daemon
+from trusted_pool.worker.events import to_line
+from trusted_pool.worker.reports import status_of
+
+Asked = Request[Any, Any, Any]
+Number = Annotated[int, Parameter(ge=0, le=2**62)]
+
+
+class CancelReply(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /cancel/{id}`: it was heard."""
+
+    job_id: str
+    status: str
+    cancelled: bool  #: true: it is being ended; false: it had ended before
+
+
+class ReleaseReply(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /release/{id}`: nothing of it is left."""
+
+    job_id: str
+    released: bool = True
+
+
+@get("/health")
+async def health(daemon: Daemon) -> HealthAnswer:
+    """Say who this is, how it is and what it offers."""
+    return daemon.health()
+
+
+@get("/attempts")
+async def attempts(request: Asked, daemon: Daemon) -> AttemptsAnswer:
+    """Return all attempts of the asking pool."""
+    return await daemon.events.report(pool_of(request))
+
+
+@get("/events")
+async def events(request: Asked, daemon: Daemon, journal: str = "", after: Number = 0) -> Stream:
+    """Tell what happens, one JSON object a line, from the event after `after` of this journal on."""
+    pool_id = pool_of(request)
+
+    async def lines() -> AsyncIterator[bytes]:
+        async for message in daemon.events.follow(pool_id, journal, after):
+            yield to_line(message)
+
+    return Stream(lines(), media_type="application/x-ndjson")
+
+
+@post("/cancel/{remote_id:str}", status_code=200)
+async def cancel(request: Asked, daemon: Daemon, remote_id: str) -> CancelReply:
+    """End an attempt: SIGTERM, 10 s, SIGKILL. Answers when heard."""
+    entry = daemon.attempts.cancel(pool_of(request), remote_id)
+    running = daemon.attempts.log_bell(remote_id) is not None
+    return CancelReply(job_id=remote_id, status=status_of(entry).status, cancelled=running)
+
+
+@post("/release/{remote_id:str}", status_code=200)
+async def release(request: Asked, daemon: Daemon, remote_id: str) -> ReleaseReply:
+    """Delete an ended attempt with its log and files."""
+    await daemon.attempts.release(pool_of(request), remote_id)
+    return ReleaseReply(job_id=remote_id)

@@ -1,0 +1,329 @@
+"""The attempts of this worker: accepted → running → ended → released.
+
+An attempt is accepted only into a free slot, and its first entry in the journal says `running` already: one commit
+for accept and start. A crash after that commit makes it `interrupted`, whether its program had begun or not; nothing
+is ever started a second time.
+"""
+
+import asyncio
+import logging
+from collections.abc import Callable, Coroutine, Iterator
+from typing import Any
+
+import msgspec
+
+from trusted_pool.core.job import InputFile, Outcome
+from trusted_pool.core.words import AttemptState, Reason
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.journal import Entry, Journal, JournalError
+from trusted_pool.ports.sandbox import Sandbox
+from trusted_pool.protocol.errors import ConflictError, NotFoundError, UnavailableError
+from trusted_pool.protocol.manifest import Resolved
+from trusted_pool.worker.bell import Bell
+from trusted_pool.worker.inputs import Inputs
+from trusted_pool.worker.running import RESTARTED, Runner, ended, interrupted, task_of
+from trusted_pool.worker.slots import Slots
+
+#: From SIGTERM to SIGKILL of a program that is ended.
+GRACE_S = 10.0
+#: Between two tries to write down that an attempt ended.
+AGAIN_S = 1.0
+#: What a submit to a draining worker is told to wait.
+DRAINING_RETRY_S = 30.0
+
+Key = tuple[str, str, int]  #: pool id, job id, number of the attempt
+_log = logging.getLogger(__name__)
+
+
+class Admission:
+    """A submit on its way in: it holds a slot, or knows the entry that the same attempt has already."""
+
+    def __init__(self, key: Key, slot: int | None = None, known: Entry | None = None) -> None:
+        self.key = key
+        self.slot = slot
+        self.known = known
+
+
+class Attempts:
+    """What this worker has been given. All methods belong to one event loop; `start` comes first."""
+
+    def __init__(
+        self, *, worker_id: str, sandbox: Sandbox, journal: Journal, inputs: Inputs, clock: Clock, dice: Dice
+    ) -> None:
+        self.worker_id = worker_id
+        self.sandbox = sandbox
+        self.journal = journal
+        self.inputs = inputs
+        self.bell = Bell()  #: rung for each new event and each change of load
+        self.draining = False
+        self.closed = False
+        self._clock = clock
+        self._dice = dice
+        self._runner = Runner(sandbox, journal, inputs.open, clock)
+        self._stopping = False
+        self._slots = Slots(sandbox.capacity(), worker_id)
+        self._entries: dict[str, Entry] = {}
+        self._by_key: dict[Key, str] = {}
+        self._pending: dict[Key, asyncio.Future[None]] = {}
+        self._log_bells: dict[str, Bell] = {}  #: of those that run
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def start(self) -> None:
+        """Take up what the journal holds: what ran is interrupted, what a crash left is removed.
+
+        Raises:
+            JournalError: the journal cannot be read or written.
+        """
+        self._slots = Slots(self.sandbox.capacity(), self.worker_id)
+        for entry in await self.journal.entries():
+            kept = entry
+            if entry.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
+                kept = interrupted(entry, RESTARTED, self._clock.now())
+                await self.journal.put(kept, AttemptState.INTERRUPTED.value)
+                _log.warning("Interrupted job %s attempt %d (%s)", kept.job_id, kept.attempt, kept.remote_id)
+            self._entries[kept.remote_id] = kept
+            self._by_key[_key(kept)] = kept.remote_id
+        with_results = (e.remote_id for e in self._entries.values() if e.state is AttemptState.ENDED)
+        for swept in await self.sandbox.sweep(frozenset(with_results)):
+            _log.info("Removed what a crash left of %s", swept)
+
+    # Asking
+
+    @property
+    def active(self) -> int:
+        """How many slots are taken."""
+        return self._slots.taken
+
+    def __iter__(self) -> Iterator[Entry]:
+        """Go through all entries, oldest first."""
+        return iter(list(self._entries.values()))
+
+    def find(self, remote_id: str) -> Entry | None:
+        """Return an entry of any pool."""
+        return self._entries.get(remote_id)
+
+    def get(self, pool_id: str, remote_id: str) -> Entry:
+        """Return an entry of this pool. Raises NotFoundError, for those of other pools as well."""
+        entry = self.find(remote_id)
+        if entry is None or entry.pool_id != pool_id:
+            raise NotFoundError(
+                f"this worker has no attempt {remote_id}", hint="GET /attempts lists those that it has of this pool"
+            )
+        return entry
+
+    def log_bell(self, remote_id: str) -> Bell | None:
+        """Return what is rung for each piece of a running attempt's log; None when it has ended."""
+        return self._log_bells.get(remote_id)
+
+    # Accepting
+
+    async def admit(self, key: Key) -> Admission:
+        """Give a submit its slot, or the entry that this attempt has already. `accept` or `withdraw` must follow.
+
+        Of two submits of one attempt the second waits for what becomes of the first.
+
+        Raises:
+            UnavailableError: draining.
+            BusyError: no slot is free.
+        """
+        while (pending := self._pending.get(key)) is not None:
+            await asyncio.wait({pending})
+        remote_id = self._by_key.get(key)
+        if remote_id is not None:
+            return Admission(key, known=self._entries[remote_id])
+        self._refuse_when_draining()
+        slot = self._slots.take()
+        self._pending[key] = asyncio.get_running_loop().create_future()
+        return Admission(key, slot)
+
+    async def accept(
+        self, admission: Admission, manifest: str, resolved: Resolved, files: tuple[InputFile, ...]
+    ) -> Entry:
+        """Keep the attempt durably and start it. Its files must be kept in `inputs` already.
+
+        Raises:
+            BusyError: too little memory is free just now.
+            PoolError: 422, this worker could never run it.
+            UnavailableError: the journal could not keep it, or the worker began to drain.
+        """
+        if admission.slot is None:
+            raise RuntimeError("the admission holds no slot")
+        self._refuse_when_draining()
+        self._slots.promise(admission.slot, resolved)
+        pool_id, job_id, attempt = admission.key
+        now = self._clock.now()
+        entry = Entry(
+            remote_id=f"job-{self._dice.token(8)}",
+            pool_id=pool_id,
+            job_id=job_id,
+            attempt=attempt,
+            state=AttemptState.RUNNING,
+            manifest=manifest,
+            inputs=files,
+            accepted_at=now,
+            started_at=now,
+        )
+        try:
+            kept = await self.journal.accept(entry, "started")
+        except JournalError as error:
+            raise UnavailableError(f"the worker's journal failed: {error}", hint="see the worker's log") from error
+        except BaseException:
+            # Cancelled while the commit was under way. It may be kept, but it will not run: it must not stay.
+            self._spawn(self.journal.delete(entry.remote_id))
+            raise
+        if kept.remote_id != entry.remote_id:  # one that was given up is still being removed
+            raise UnavailableError("this attempt is being removed", hint="send it again", retry_after_s=1.0)
+        slot, admission.slot = admission.slot, None
+        self._entries[entry.remote_id] = entry
+        self._by_key[admission.key] = entry.remote_id
+        self._log_bells[entry.remote_id] = Bell()
+        self._spawn(self._run(entry, resolved, slot))
+        self._settle(admission.key)
+        self.bell.ring()
+        return entry
+
+    def withdraw(self, admission: Admission) -> None:
+        """Give back what an admission holds still. Does nothing after `accept`."""
+        if admission.slot is not None:
+            self._slots.give_back(admission.slot)
+            admission.slot = None
+            self._settle(admission.key)
+            self.bell.ring()
+
+    def _settle(self, key: Key) -> None:
+        self._pending.pop(key).set_result(None)
+
+    def _refuse_when_draining(self) -> None:
+        if self.draining:
+            raise UnavailableError(
+                "the worker is draining: it takes no new jobs",
+                hint="send it to another worker",
+                retry_after_s=DRAINING_RETRY_S,
+            )
+
+    # Running
+
+    async def _run(self, entry: Entry, resolved: Resolved, slot: int) -> None:
+        remote_id, bell = entry.remote_id, self._log_bells[entry.remote_id]
+        _log.info("Started job %s attempt %d (%s) in slot %d", entry.job_id, entry.attempt, remote_id, slot)
+
+        async def on_start() -> None:
+            if self._entries[remote_id].cancelled or self._stopping:  # heard before there was a program to end
+                self._spawn(self.sandbox.stop(remote_id, GRACE_S))
+
+        if self._entries[remote_id].cancelled or self._stopping:
+            outcome = Outcome(reason=Reason.CANCELLED, detail="it was ended before its program began")
+        else:
+            outcome = await self._runner.run(task_of(entry, resolved, slot, self.worker_id), bell, on_start)
+        heard = self._entries[remote_id]  # with a cancel that came meanwhile
+        entry = ended(heard, outcome, self._clock.now(), stopping=self._stopping, closed=self.closed)
+        await self._write_down(entry)
+        self._entries[remote_id] = entry
+        # The slot first: who reads the event may send the next attempt at once.
+        self._slots.give_back(slot)
+        del self._log_bells[remote_id]
+        bell.ring()
+        self.bell.ring()
+        reason = outcome.reason.value if outcome.reason else "completed"
+        _log.info("Job %s attempt %d (%s) %s: %s", entry.job_id, entry.attempt, remote_id, entry.state, reason)
+        await self.inputs.drop(entry.inputs)
+
+    async def _write_down(self, entry: Entry) -> None:
+        """Commit the end. The slot stays taken until the journal takes it: an end that is not kept did not happen."""
+        while True:
+            try:
+                await self.journal.put(entry, entry.state.value)
+            except JournalError as error:
+                _log.error("The end of %s cannot be written down: %s", entry.remote_id, error)
+                if self.closed:
+                    return
+                await asyncio.sleep(AGAIN_S)
+            else:
+                return
+
+    # Ending and releasing
+
+    def cancel(self, pool_id: str, remote_id: str) -> Entry:
+        """End an attempt: SIGTERM, 10 s, SIGKILL. Returns at once; one that has ended stays as it is.
+
+        Raises:
+            NotFoundError: there is no such attempt.
+        """
+        entry = self.get(pool_id, remote_id)
+        if remote_id in self._log_bells and not entry.cancelled:
+            entry = self._entries[remote_id] = msgspec.structs.replace(entry, cancelled=True)
+            _log.info("Cancelling job %s attempt %d (%s)", entry.job_id, entry.attempt, remote_id)
+            self._spawn(self.sandbox.stop(remote_id, GRACE_S))
+        return entry
+
+    async def release(self, pool_id: str, remote_id: str) -> None:
+        """Delete an ended attempt with its log and files.
+
+        The entry goes first: what a crash leaves of the files is swept at the next start.
+
+        Raises:
+            NotFoundError: there is no such attempt.
+            ConflictError: it runs.
+        """
+        entry = self.get(pool_id, remote_id)
+        if remote_id in self._log_bells:
+            raise ConflictError(f"{remote_id} is running", hint="cancel it first, or wait for its end")
+        await self.journal.delete(remote_id)
+        if self._entries.pop(remote_id, None) is not None:
+            self._by_key.pop(_key(entry), None)
+        await self.sandbox.discard(remote_id)
+        self.bell.ring()
+
+    # Stopping
+
+    def drain(self) -> None:
+        """Take no new attempts. Idempotent."""
+        self.draining = True
+        self.bell.ring()
+
+    def stop_all(self) -> None:
+        """End all that run. They count as interrupted, which the pool may try again elsewhere."""
+        self.drain()
+        self._stopping = True
+        for remote_id in self._log_bells:
+            self._spawn(self.sandbox.stop(remote_id, GRACE_S))
+
+    async def idle(self, timeout_s: float | None = None) -> bool:
+        """Wait until no slot is taken; False after the timeout."""
+        return await self._until(lambda: self.active == 0, timeout_s)
+
+    async def emptied(self, timeout_s: float) -> bool:
+        """Wait until every attempt was released; False after the timeout."""
+        return await self._until(lambda: not self._entries, timeout_s)
+
+    async def _until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+        try:
+            async with asyncio.timeout(timeout_s):
+                while not condition():
+                    await self.bell.wait(self.bell.rings)
+        except TimeoutError:
+            return False
+        return True
+
+    async def close(self) -> None:
+        """End everything at once and let go. Idempotent."""
+        self.draining = self._stopping = self.closed = True
+        self.bell.ring()
+        await self.sandbox.close()
+        while self._tasks:
+            await asyncio.wait(set(self._tasks))
+        await self.journal.close()
+
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.get_running_loop().create_task(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            _log.error("A task of the worker failed", exc_info=error)
+
+
+def _key(entry: Entry) -> Key:
+    return (entry.pool_id, entry.job_id, entry.attempt)

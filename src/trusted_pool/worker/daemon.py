@@ -1,0 +1,120 @@
+"""The worker's life: start, run, drain, stop, close."""
+
+import asyncio
+import logging
+
+from trusted_pool import __version__
+from trusted_pool.core.request import Capacity
+from trusted_pool.ports.blobs import Blobs
+from trusted_pool.ports.clock import Clock, Dice
+from trusted_pool.ports.journal import Journal
+from trusted_pool.ports.sandbox import Sandbox
+from trusted_pool.protocol.messages import API_VERSION, HealthAnswer
+from trusted_pool.worker.attempts import Attempts
+from trusted_pool.worker.events import Events
+from trusted_pool.worker.inputs import Inputs
+from trusted_pool.worker.intake import Intake
+from trusted_pool.worker.pools import Enrolment, Pools
+
+#: How long a drained worker waits for its results to be fetched before it leaves; those that stay are kept on disk.
+RESULTS_S = 30.0
+
+_log = logging.getLogger(__name__)
+
+
+class Daemon:
+    """One worker. Lifecycle: `start`, then `wait`, which a signal brings to its end, then `close`."""
+
+    def __init__(
+        self,
+        *,
+        worker_id: str,
+        sandbox: Sandbox,
+        journal: Journal,
+        blobs: Blobs,
+        enrolment: Enrolment,
+        clock: Clock,
+        dice: Dice,
+        listed: tuple[str, ...] = (),
+        anyone: bool = False,
+    ) -> None:
+        """`listed`: pools that may run jobs here; `anyone`: all may. Raises EnrolmentError."""
+        self.worker_id = worker_id
+        self.sandbox = sandbox
+        self.journal = journal
+        inputs = Inputs(blobs)
+        self._blobs = blobs
+        self.pools = Pools(listed=listed, anyone=anyone, enrolment=enrolment, journal=journal)
+        self.attempts = Attempts(
+            worker_id=worker_id, sandbox=sandbox, journal=journal, inputs=inputs, clock=clock, dice=dice
+        )
+        self.intake = Intake(self.attempts, inputs)
+        self.events = Events(self.attempts, journal, sandbox)
+        self._signals = 0
+        self._draining = asyncio.Event()
+        self._at_once = asyncio.Event()
+
+    @property
+    def capacity(self) -> Capacity:
+        """What this worker offers."""
+        return self.sandbox.capacity()
+
+    def health(self) -> HealthAnswer:
+        """Say how it is. A draining worker is healthy: what it runs goes on."""
+        return HealthAnswer(
+            status="healthy",
+            worker_id=self.worker_id,
+            version=__version__,
+            api=API_VERSION,
+            capacity=self.capacity,
+            active_jobs=self.attempts.active,
+            draining=self.attempts.draining,
+        )
+
+    async def start(self) -> None:
+        """Measure the machine, sweep, take up the journal. Nothing may be asked of it before.
+
+        Raises:
+            SandboxError, JournalError, BlobsError: it cannot work here; the message says why.
+        """
+        await self.sandbox.start()
+        await self._blobs.sweep()
+        await self.attempts.start()
+
+    def signal(self) -> None:
+        """Hear a request to end: the first drains, the second ends what runs, the third does so at once."""
+        self._signals += 1
+        if self._signals == 1:
+            _log.warning("Draining: %d running; no new jobs (again: end them)", self.attempts.active)
+            self.attempts.drain()
+            self._draining.set()
+        elif self._signals == 2:  # noqa: PLR2004 - counting
+            _log.warning("Ending %d running jobs (again: at once)", self.attempts.active)
+            self.attempts.stop_all()
+        else:
+            self._at_once.set()
+
+    def quit(self) -> None:
+        """Hear SIGQUIT: like the second signal, or the third."""
+        self._signals = max(self._signals, 1)
+        self.signal()
+        self._draining.set()
+
+    async def wait(self) -> None:
+        """Return when it was told to end and has nothing left to do."""
+        await self._draining.wait()
+        leaving = asyncio.ensure_future(self._leave())
+        at_once = asyncio.ensure_future(self._at_once.wait())
+        await asyncio.wait({leaving, at_once}, return_when=asyncio.FIRST_COMPLETED)
+        for task in (leaving, at_once):
+            task.cancel()
+        await asyncio.wait({leaving, at_once})
+
+    async def _leave(self) -> None:
+        await self.attempts.idle()
+        if not await self.attempts.emptied(RESULTS_S):
+            _log.warning("Results that nobody fetched stay here; start the worker again to hand them out")
+
+    async def close(self) -> None:
+        """End everything at once and let go. Idempotent."""
+        await self.attempts.close()

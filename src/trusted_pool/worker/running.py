@@ -1,0 +1,84 @@
+"""One run of an attempt in the sandbox, and how its end is read."""
+
+import logging
+from collections.abc import Awaitable, Callable
+
+import msgspec
+
+from trusted_pool.core.job import Outcome
+from trusted_pool.core.words import AttemptState, Reason
+from trusted_pool.ports.clock import Clock
+from trusted_pool.ports.journal import Entry, Journal, JournalError
+from trusted_pool.ports.sandbox import OpenInput, Sandbox, Task
+from trusted_pool.protocol import frames
+from trusted_pool.protocol.manifest import Resolved
+from trusted_pool.worker.bell import Bell
+
+RESTARTED = "the worker was restarted while it ran"
+STOPPED = "the worker was stopped by its operator while it ran"
+#: Ends that the worker's own shutdown brings about.
+_BY_CLOSING = (Reason.CANCELLED, Reason.SIGNAL, Reason.SANDBOX_FAILED)
+
+_log = logging.getLogger(__name__)
+
+
+def task_of(entry: Entry, resolved: Resolved, slot: int, worker_id: str) -> Task:
+    """Say to the sandbox what is to be run. The remote id is the task's key."""
+    deadline = int((entry.started_at or entry.accepted_at) + resolved.timeout_s)
+    return Task(
+        key=entry.remote_id,
+        slot=slot,
+        manifest=resolved,
+        inputs=entry.inputs,
+        env={
+            "TRUSTED_POOL_JOB_ID": entry.job_id,
+            "TRUSTED_POOL_ATTEMPT": str(entry.attempt),
+            "TRUSTED_POOL_WORKER_ID": worker_id,
+            "TRUSTED_POOL_DEADLINE": str(deadline),
+        },
+    )
+
+
+class Runner:
+    """Runs tasks; what they write goes into the journal's log as it is read."""
+
+    def __init__(self, sandbox: Sandbox, journal: Journal, open_input: OpenInput, clock: Clock) -> None:
+        self._sandbox = sandbox
+        self._journal = journal
+        self._open_input = open_input
+        self._clock = clock
+
+    async def run(self, task: Task, bell: Bell, on_start: Callable[[], Awaitable[None]]) -> Outcome:
+        """Run to the end. `bell` is rung for each piece of the log."""
+
+        def on_log(stream: int, data: bytes) -> None:
+            try:
+                self._journal.append_log(task.key, frames.encode(self._clock.now(), stream, data))
+            except (JournalError, OSError) as error:
+                # on_log must not raise, and a full disk must not end the job: its outputs may still get through.
+                _log.error("The log of %s cannot be written: %s", task.key, error)
+            bell.ring()
+
+        try:
+            outcome = await self._sandbox.run(task, self._open_input, on_log, on_start)
+        except Exception as error:  # noqa: BLE001 - the sandbox is the border
+            # A mistake of the sandbox's own. The job must not hang in `running` for it.
+            _log.exception("The sandbox failed to run %s", task.key)
+            outcome = Outcome(reason=Reason.SANDBOX_FAILED, detail=f"the worker's sandbox failed: {error!r}")
+        return msgspec.structs.replace(outcome, log_bytes=self._journal.log_size(task.key))
+
+
+def ended(entry: Entry, outcome: Outcome, now: float, *, stopping: bool, closed: bool) -> Entry:
+    """Return the entry after its run.
+
+    What the worker's operator ended, and no cancel, is interrupted: the pool may try it again elsewhere.
+    """
+    by_operator = (stopping and outcome.reason is Reason.CANCELLED) or (closed and outcome.reason in _BY_CLOSING)
+    if by_operator and not entry.cancelled:
+        return interrupted(entry, STOPPED, now)
+    return msgspec.structs.replace(entry, state=AttemptState.ENDED, outcome=outcome, ended_at=now)
+
+
+def interrupted(entry: Entry, words: str, now: float) -> Entry:
+    """Return the entry as one that has no result and will have none."""
+    return msgspec.structs.replace(entry, state=AttemptState.INTERRUPTED, words=words, ended_at=now)

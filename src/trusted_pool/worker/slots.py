@@ -1,0 +1,59 @@
+"""The worker's slots: which are free, and how much memory those that run were promised."""
+
+import msgspec
+
+from trusted_pool.core.request import Capacity, obstacles
+from trusted_pool.protocol.errors import BusyError, PoolError
+from trusted_pool.protocol.manifest import Resolved
+
+#: What a submit that finds no room is told to wait. Slots free up at any moment.
+RETRY_AFTER_S = 1.0
+
+
+class Slots:
+    """Numbers from 0 to slots - 1, each of which one attempt holds at a time."""
+
+    def __init__(self, capacity: Capacity, worker_id: str) -> None:
+        self._capacity = capacity
+        self._worker_id = worker_id
+        self.total = capacity.slots or 1
+        self._free = list(range(self.total))
+        self._promised_mb: dict[int, int] = {}
+
+    @property
+    def taken(self) -> int:
+        """How many are held."""
+        return self.total - len(self._free)
+
+    def take(self) -> int:
+        """Return a free slot. Raises BusyError."""
+        if not self._free:
+            raise BusyError("all slots are taken", hint="send it again later", retry_after_s=RETRY_AFTER_S)
+        return self._free.pop(0)
+
+    def give_back(self, slot: int) -> None:
+        """Free a slot and the memory that was promised with it."""
+        self._promised_mb.pop(slot, None)
+        self._free.append(slot)
+
+    def promise(self, slot: int, resolved: Resolved) -> None:
+        """Promise a job what it asks for.
+
+        Raises:
+            BusyError: too little memory is free just now.
+            PoolError: 422, this worker could never run it.
+        """
+        # The pool may lay labels of its own over the worker's, so they are not judged here.
+        request = msgspec.structs.replace(resolved.request, labels={})
+        found = obstacles(request, self._capacity, self._worker_id)
+        if found:
+            raise PoolError(
+                f"this worker cannot run it: {'; '.join(o.message for o in found)}",
+                status=422,
+                code="unplaceable",
+                hint="ask for less, or send it to another worker",
+            )
+        has, taken = self._capacity.memory_mb, sum(self._promised_mb.values())
+        if has is not None and taken and taken + resolved.memory_mb > has:
+            raise BusyError(f"{has - taken} of {has} MB of memory are free", retry_after_s=RETRY_AFTER_S)
+        self._promised_mb[slot] = resolved.memory_mb

@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 
 import msgspec
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPResponseStartEvent, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Message, Receive, Scope, Send
 
 from trusted_pool.protocol.errors import ErrorAnswer, ForbiddenError
 
@@ -48,7 +48,7 @@ class BrowserGuard:
                 headers = list(message["headers"])
                 names = {name.lower() for name, _ in headers}
                 headers.extend(pair for pair in _HEADERS if pair[0] not in names)
-                message = {**message, "headers": headers}
+                message["headers"] = headers
             await send(message)
 
         if error is None:
@@ -56,9 +56,14 @@ class BrowserGuard:
             return
         body = msgspec.json.encode(ErrorAnswer(error.body))
         headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        start: HTTPResponseStartEvent = {"type": "http.response.start", "status": error.status, "headers": headers}
+        start: HTTPResponseStartEvent = {
+            "type": "http.response.start",
+            "status": error.status,
+            "headers": headers,
+        }
         await send_with_headers(start)
-        await send({"type": "http.response.body", "body": body})
+        end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
+        await send(end)
 
     def _foreign(self, origin: str | None, host: str | None) -> ForbiddenError | None:
         if origin is not None and (host is None or _netloc(origin) != host.lower()):

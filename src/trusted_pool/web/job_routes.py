@@ -54,7 +54,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     async def jobs(
         request: Req,
         *,
-        state: list[str] | None = None,
+        states: Annotated[list[str] | None, Parameter(query="state")] = None,
         name: str | None = None,
         worker: str | None = None,
         since: float | None = None,
@@ -64,7 +64,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     ) -> JobsAnswer:
         """All given filters hold; `after` is the `next` of the page before."""
         query = JobQuery(
-            states=tuple(_state(word) for text in state or () for word in text.split(",")),
+            states=tuple(_state(word) for text in states or () for word in text.split(",")),
             owner=caller_of(request).sees_owner,
             worker_id=worker,
             name=name,

@@ -1,6 +1,6 @@
 """Uploads: streamed to the blob store while they are hashed, never a whole file in memory."""
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterable, AsyncIterator
 
 import msgspec
 
@@ -37,11 +37,11 @@ async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Con
                 name = part.filename or ""
                 if not name:
                     raise BadRequestError("a file has no name", hint="curl -F files=@project.tar.gz …")
-                received.files.append(Upload(name, await _stage(part.data(), contents)))
+                received.files.append(Upload(name, await _stage(part, contents)))
             elif part.name == "manifest":
                 if received.manifest is not None:
                     raise BadManifestError("there are two manifests", hint="send one field named manifest")
-                received.manifest = await _field(part.data())
+                received.manifest = await part.read(manifest.MAX_BYTES)
             else:
                 raise BadRequestError(
                     f"unknown field {part.name[:100]!r}", hint="the fields are `files` (one or several) and `manifest`"
@@ -52,7 +52,7 @@ async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Con
     return received
 
 
-async def _stage(data: AsyncIterator[bytes], contents: Contents) -> Staged:
+async def _stage(data: AsyncIterable[bytes], contents: Contents) -> Staged:
     stage = await contents.stage()
     try:
         async for piece in data:
@@ -61,12 +61,3 @@ async def _stage(data: AsyncIterator[bytes], contents: Contents) -> Staged:
     except BaseException:
         await stage.abort()
         raise
-
-
-async def _field(data: AsyncIterator[bytes]) -> bytes:
-    out = bytearray()
-    async for piece in data:
-        out += piece
-        if len(out) > manifest.MAX_BYTES:
-            raise BadManifestError(f"the manifest is larger than {manifest.MAX_BYTES // 1024} KiB")
-    return bytes(out)

@@ -1,8 +1,8 @@
 """Reading the archives that clients send. Both ends use it: the coordinator to refuse, the worker to unpack.
 
 What is an archive is told by its name: the only uploaded file, named `.tar.gz`, `.tgz`, `.tar`, `.tar.zst` or
-`.zip`. Its format is told by its first bytes. Members are regular files and directories, nothing else; of their modes only the
-executable bit is kept. One bad member refuses the whole archive.
+`.zip`. Its format is told by its first bytes. Members are regular files and directories, nothing else; of their modes
+only the executable bit is kept. One bad member refuses the whole archive.
 
 Synchronous, and streaming: at most one piece of 64 KiB is in memory, beside the names.
 """

@@ -12,6 +12,8 @@ _NO_XDEV, _NO_MAGICLINKS, _NO_SYMLINKS, _BENEATH = 0x01, 0x02, 0x04, 0x08
 RESOLVE = _NO_XDEV | _NO_MAGICLINKS | _NO_SYMLINKS | _BENEATH
 #: Added to every open: not inherited, never waits for the other end of a fifo, never a terminal.
 ALWAYS = os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_NOCTTY
+#: The same for O_PATH, which opens nothing that could wait and takes no other flag.
+ALWAYS_PATH = os.O_CLOEXEC | os.O_NOFOLLOW
 READ_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY
 
 
@@ -30,7 +32,8 @@ def open_beneath(dir_fd: int, path: str, flags: int, mode: int = 0) -> int:
     Raises:
         OSError: as open; ELOOP for a symlink anywhere in the path, EXDEV for a way out.
     """
-    how = _OpenHow(flags | ALWAYS, mode if flags & os.O_CREAT else 0, RESOLVE)
+    always = ALWAYS_PATH if flags & os.O_PATH else ALWAYS
+    how = _OpenHow(flags | always, mode if flags & os.O_CREAT else 0, RESOLVE)
     fd = int(_syscall(_OPENAT2, dir_fd, os.fsencode(path), ctypes.byref(how), ctypes.sizeof(how)))
     if fd < 0:
         number = ctypes.get_errno()

@@ -2,7 +2,9 @@
 
 import asyncio
 import hashlib
+import io
 from collections.abc import AsyncIterator
+from typing import BinaryIO
 
 from trusted_pool.ports.blobs import BlobMissingError, BlobsError, BlobsFullError
 
@@ -68,6 +70,12 @@ class MemoryStaged:
     def read(self) -> AsyncIterator[bytes]:
         """Read the staged bytes; before `publish` and `discard` only."""
         return self._read()
+
+    def file(self) -> BinaryIO:
+        """Open the staged bytes as a seekable file; likewise. The caller closes it. Raises BlobsError."""
+        if self._data is None:
+            raise BlobsError("these staged bytes were published or discarded")
+        return io.BytesIO(self._data)
 
     async def _read(self) -> AsyncIterator[bytes]:
         await self._shelf.turn()

@@ -2,12 +2,13 @@
 
 import asyncio
 import hashlib
+import io
 import os
 import threading
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import TypeVar
+from typing import BinaryIO, TypeVar
 
 from trusted_pool.blobs.disk import Disk, explained, write_all
 from trusted_pool.blobs.reading import Reader, pieces
@@ -46,6 +47,16 @@ class DirectoryStaged:
     def read(self) -> AsyncIterator[bytes]:
         """Read the staged bytes; before `publish` and `discard` only."""
         return self._read()
+
+    def file(self) -> BinaryIO:
+        """Open the staged bytes as a seekable file; likewise. The caller closes it. Raises BlobsError."""
+        held = self._held
+        if held is None:
+            raise BlobsError("these staged bytes were published or discarded")
+        if isinstance(held, bytes):
+            return io.BytesIO(held)
+        with explained(self._disk.root):
+            return held.open("rb")
 
     async def _read(self) -> AsyncIterator[bytes]:
         held = self._held

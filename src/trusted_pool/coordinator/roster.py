@@ -48,8 +48,7 @@ class Roster:
         new, retired = [], []
         for worker_id, entry in listed.items():
             member = self.members.get(worker_id)
-            old = member.worker if member else known.get(worker_id)
-            worker = _merge(entry, old)
+            worker = _merge(entry, member.worker if member else _forgotten(known.get(worker_id)))
             if member is None or member.worker.endpoint != entry.endpoint:
                 fresh = Member(worker, self._link_to(worker))
                 if member is not None:
@@ -125,3 +124,10 @@ def _merge(entry: Worker, old: Worker | None) -> Worker:
         labels=entry.labels,
         proven=entry.proven,
     )
+
+
+def _forgotten(old: Worker | None) -> Worker | None:
+    """Keep what a worker offered, not how it was: that is found out anew."""
+    if old is None:
+        return None
+    return msgspec.structs.replace(old, health=WorkerHealth.UNKNOWN, words="", silent_since=None)

@@ -40,7 +40,7 @@ def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Res
     user = 400 <= status < 500  # noqa: PLR2004 - the class of client errors
     body = ErrorBody(
         code={404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request" if user else "internal"),
-        message=error.detail or "the request cannot be answered",
+        message=_words(error),
         hint=_HINTS.get(status, ""),
         fault=Fault.USER if user else Fault.COORDINATOR,
     )
@@ -50,6 +50,13 @@ def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Res
         media_type="application/json",
         headers=dict(error.headers or {}),
     )
+
+
+def _words(error: HTTPException) -> str:
+    """Say what is wrong, with the parameters that are."""
+    extra = error.extra if isinstance(error.extra, list) else []
+    wrong = "; ".join(f"{e.get('key', '')}: {e.get('message', '')}" for e in extra if isinstance(e, dict))
+    return wrong or error.detail or "the request cannot be answered"
 
 
 def on_storage_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

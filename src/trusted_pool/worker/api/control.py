@@ -1,21 +1,17 @@
 """Routes of the coordinator: health, attempts, events, cancel, release."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
 
 import msgspec
-from litestar import Request, get, post
-from litestar.params import Parameter
+from litestar import get, post
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer
+from trusted_pool.worker.api.asked import Asked, Number, TheDaemon
 from trusted_pool.worker.api.guard import pool_of
-from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.events import to_line
 from trusted_pool.worker.reports import status_of
-
-Asked = Request[Any, Any, Any]
-Number = Annotated[int, Parameter(ge=0, le=2**62)]
 
 
 class CancelReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,19 +30,19 @@ class ReleaseReply(msgspec.Struct, frozen=True, kw_only=True):
 
 
 @get("/health")
-async def health(daemon: Daemon) -> HealthAnswer:
+async def health(daemon: TheDaemon) -> HealthAnswer:
     """Say who this is, how it is and what it offers."""
     return daemon.health()
 
 
 @get("/attempts")
-async def attempts(request: Asked, daemon: Daemon) -> AttemptsAnswer:
+async def attempts(request: Asked, daemon: TheDaemon) -> AttemptsAnswer:
     """Return all attempts of the asking pool."""
     return await daemon.events.report(pool_of(request))
 
 
 @get("/events")
-async def events(request: Asked, daemon: Daemon, journal: str = "", after: Number = 0) -> Stream:
+async def events(request: Asked, daemon: TheDaemon, journal: FromQuery[str] = "", after: Number = 0) -> Stream:
     """Tell what happens, one JSON object a line, from the event after `after` of this journal on."""
     pool_id = pool_of(request)
 
@@ -58,7 +54,7 @@ async def events(request: Asked, daemon: Daemon, journal: str = "", after: Numbe
 
 
 @post("/cancel/{remote_id:str}", status_code=200)
-async def cancel(request: Asked, daemon: Daemon, remote_id: str) -> CancelReply:
+async def cancel(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> CancelReply:
     """End an attempt: SIGTERM, 10 s, SIGKILL. Answers when heard."""
     entry = daemon.attempts.cancel(pool_of(request), remote_id)
     running = daemon.attempts.log_bell(remote_id) is not None
@@ -66,7 +62,7 @@ async def cancel(request: Asked, daemon: Daemon, remote_id: str) -> CancelReply:
 
 
 @post("/release/{remote_id:str}", status_code=200)
-async def release(request: Asked, daemon: Daemon, remote_id: str) -> ReleaseReply:
+async def release(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> ReleaseReply:
     """Delete an ended attempt with its log and files."""
     await daemon.attempts.release(pool_of(request), remote_id)
     return ReleaseReply(job_id=remote_id)

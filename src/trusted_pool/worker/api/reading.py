@@ -1,11 +1,10 @@
 """Routes that read one attempt: status, log, outputs."""
 
 from collections.abc import AsyncIterator
-from typing import Annotated, Any
 from urllib.parse import unquote_to_bytes
 
-from litestar import Request, get
-from litestar.params import Parameter
+from litestar import get
+from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from trusted_pool.core.job import OutputFile
@@ -15,14 +14,11 @@ from trusted_pool.protocol.answers import LogsAnswer, WorkerStatus
 from trusted_pool.protocol.archive_names import require_canonical
 from trusted_pool.protocol.errors import BadRequestError, NotFoundError
 from trusted_pool.protocol.messages import OutputsAnswer
+from trusted_pool.worker.api.asked import Asked, Number, TheDaemon
 from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.api.tarball import tarball
-from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.logs import follow_log, read_text
 from trusted_pool.worker.reports import status_of
-
-Asked = Request[Any, Any, Any]
-Number = Annotated[int, Parameter(ge=0, le=2**62)]
 
 #: What a job left is bytes: nothing may interpret or run it here.
 _INERT = {
@@ -33,20 +29,22 @@ _INERT = {
 
 
 @get("/status/{remote_id:str}")
-async def status(request: Asked, daemon: Daemon, remote_id: str) -> WorkerStatus:
+async def status(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> WorkerStatus:
     """Say where an attempt is and how it ran."""
     return status_of(daemon.attempts.get(pool_of(request), remote_id))
 
 
 @get("/logs/{remote_id:str}")
-async def logs(request: Asked, daemon: Daemon, remote_id: str) -> LogsAnswer:
+async def logs(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> LogsAnswer:
     """Return the log as text."""
     entry = daemon.attempts.get(pool_of(request), remote_id)
     return await read_text(daemon.journal, entry.remote_id)
 
 
 @get("/logs/{remote_id:str}/frames")
-async def log_frames(request: Asked, daemon: Daemon, remote_id: str, start: Number = 0, follow: bool = False) -> Stream:
+async def log_frames(
+    request: Asked, daemon: TheDaemon, remote_id: FromPath[str], start: Number = 0, follow: FromQuery[bool] = False
+) -> Stream:
     """Return the framed log from byte `start` on; with `follow` until the attempt has ended."""
     entry = daemon.attempts.get(pool_of(request), remote_id)
     pieces = follow_log(daemon.attempts, daemon.journal, entry.remote_id, start, follow=follow)
@@ -54,14 +52,14 @@ async def log_frames(request: Asked, daemon: Daemon, remote_id: str, start: Numb
 
 
 @get("/outputs/{remote_id:str}")
-async def outputs(request: Asked, daemon: Daemon, remote_id: str) -> OutputsAnswer:
+async def outputs(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> OutputsAnswer:
     """List the files that an attempt left."""
     entry = daemon.attempts.get(pool_of(request), remote_id)
     return OutputsAnswer(job_id=remote_id, files=list(_outputs(entry)))
 
 
 @get(["/outputs/{remote_id:str}/{path:path}", "/download/{remote_id:str}/{path:path}"])
-async def output(request: Asked, daemon: Daemon, remote_id: str) -> Stream:
+async def output(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> Stream:
     """Return one file."""
     path = _asked_path(request)
     entry = daemon.attempts.get(pool_of(request), remote_id)
@@ -74,7 +72,7 @@ async def output(request: Asked, daemon: Daemon, remote_id: str) -> Stream:
 
 
 @get("/download/{remote_id:str}")
-async def download(request: Asked, daemon: Daemon, remote_id: str) -> Stream:
+async def download(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> Stream:
     """Return all files as one `.tar.gz`."""
     entry = daemon.attempts.get(pool_of(request), remote_id)
     pieces = tarball(_outputs(entry), lambda file: daemon.sandbox.output(remote_id, file.path), entry.ended_at or 0.0)

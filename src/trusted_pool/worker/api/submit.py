@@ -4,18 +4,17 @@ import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator
 from contextlib import aclosing
-from typing import Any
 
-from litestar import Request, post
+from litestar import post
 
 from trusted_pool.ports.journal import Entry
 from trusted_pool.protocol import form
 from trusted_pool.protocol.errors import BadRequestError, PoolError
 from trusted_pool.protocol.manifest import MAX_BYTES
 from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, AcceptedAnswer
+from trusted_pool.worker.api.asked import Asked, TheDaemon
 from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.attempts import Key
-from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 
 #: A body of which nothing comes for this long is given up.
@@ -23,8 +22,6 @@ SILENCE_S = 30.0
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 _NUMBER = re.compile(r"\d{1,15}\Z", re.ASCII)
-
-Asked = Request[Any, Any, Any]
 
 
 class TooSlowError(PoolError):
@@ -34,7 +31,7 @@ class TooSlowError(PoolError):
 
 
 @post("/submit", status_code=200, request_max_body_size=None)
-async def submit(request: Asked, daemon: Daemon) -> AcceptedAnswer:
+async def submit(request: Asked, daemon: TheDaemon) -> AcceptedAnswer:
     """Take an attempt durably and start it; the same attempt again gets the same answer and no second run."""
     key, epoch = _said(request)
     await daemon.pools.check_epoch(key[0], epoch)

@@ -117,8 +117,8 @@ class SqliteStore:
     async def open_jobs(self, worker_id: str | None = None) -> list[Versioned]:
         """Load all jobs that are dispatched or running, of one worker or of all."""
         if worker_id is None:
-            return await self._read(lambda c: _versioned(c.execute(sql.OPEN_JOBS)))
-        return await self._read(lambda c: _versioned(c.execute(sql.OPEN_JOBS_OF, (worker_id,))))
+            return await self._read(lambda c: _versioned(c.execute(sql.OPEN_JOBS)), [])
+        return await self._read(lambda c: _versioned(c.execute(sql.OPEN_JOBS_OF, (worker_id,))), [])
 
     async def shapes(self) -> list[ShapeCount]:
         """Return the shapes that have queued jobs."""
@@ -126,7 +126,8 @@ class SqliteStore:
             lambda c: [
                 ShapeCount(shape=shape, request=request_of(request), queued=queued)
                 for shape, request, queued in c.execute(sql.SHAPES)
-            ]
+            ],
+            [],
         )
 
     async def next_due(self, now: float) -> float | None:
@@ -136,16 +137,16 @@ class SqliteStore:
 
     async def expired(self, now: float, n: int) -> list[Versioned]:
         """Load up to n queued jobs whose `expires_at` has passed."""
-        return await self._read(lambda c: _versioned(c.execute(sql.EXPIRED, (now, max(n, 0)))))
+        return await self._read(lambda c: _versioned(c.execute(sql.EXPIRED, (now, max(n, 0)))), [])
 
     async def jobs(self, query: JobQuery) -> JobPage:
         """Return one page of jobs. Raises ValueError for a cursor that it did not make."""
-        return await self._read(lambda c: page(c, query))
+        return await self._read(lambda c: page(c, query), JobPage(jobs=()))
 
     async def queue_position(self, job: Job) -> int | None:
-        """Return how many queued jobs go before it, or None when it is not queued. Counts them: 20 ms a million."""
-        row = await self._read(lambda c: c.execute(sql.POSITION, (job.job_id,)).fetchone())
-        return row[0] if row else None
+        """Return how many queued jobs go before it, or None when it is not queued. Counts them."""
+        rows: list[tuple[int]] = await self._read(lambda c: c.execute(sql.POSITION, (job.job_id,)).fetchall(), [])
+        return rows[0][0] if rows else None
 
     async def events(self, job_id: str) -> list[Event]:
         """Return a job's story, oldest first."""
@@ -174,7 +175,7 @@ class SqliteStore:
 
     async def workers(self) -> list[Worker]:
         """Load all workers ever seen in an allowlist."""
-        return await self._read(lambda c: [worker_of(row[0]) for row in c.execute(sql.WORKERS)])
+        return await self._read(lambda c: [worker_of(row[0]) for row in c.execute(sql.WORKERS)], [])
 
     async def counters(self) -> Counters:
         """Return the counters."""
@@ -208,10 +209,12 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise meaning(error, self._path) from error
 
-    async def _read(self, read: Callable[[sqlite3.Connection], T]) -> T:
+    async def _read(self, read: Callable[[sqlite3.Connection], T], nothing: T) -> T:
         """Read on a thread of its own."""
         try:
             return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, read)
+        except UnicodeEncodeError:
+            return nothing  # half a character names nothing
         except RuntimeError as error:
             raise StoreError("the store is closed") from error
 

@@ -16,8 +16,8 @@ from trusted_pool.protocol.answers import OutputEntry
 #: Called with the bytes that arrived since the last call; negative when a broken transfer starts again.
 OnBytes = Callable[[int], None]
 
-_TRIES = 5
-_PAUSE_S = 0.3
+_TRIES = 4
+_PAUSE_S = 0.2
 _AT_ONCE = 8
 _PARTIAL = 206
 

@@ -46,7 +46,7 @@ def usable_address(raw: str) -> str:
     hint = f"write it like {DEFAULT_ADDRESS} or https://pool.example.com"
     try:
         parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or parts.username is not None or any(c.isspace() for c in text):

@@ -4,6 +4,7 @@ A frame is a 13-byte header and its bytes: time (float64 seconds since the epoch
 (uint32), all big-endian. A file may end inside a frame: the rest has not been written yet.
 """
 
+import math
 import struct
 from collections.abc import Iterator
 
@@ -50,14 +51,15 @@ class Decoder:
         """Yield the frames that are whole now.
 
         Raises:
-            FrameError: an unknown stream or a frame over 64 KiB.
+            FrameError: an unknown stream, a frame over 64 KiB, or a time that is no number. Frames before it were
+                yielded; feeding on raises it again.
         """
         self._rest += data
         start = 0
         try:
             while len(self._rest) - start >= HEADER.size:
                 at, stream, length = HEADER.unpack_from(self._rest, start)
-                if stream not in NAMES or length > MAX_FRAME:
+                if stream not in NAMES or length > MAX_FRAME or not math.isfinite(at):
                     raise FrameError(f"no frame of a log at byte {self.offset}")
                 end = start + HEADER.size + length
                 if end > len(self._rest):

@@ -1,7 +1,10 @@
 """The manifest: what a job's owner says of it. Its fields, defaults and refusals."""
 
 import difflib
+import math
 import re
+from collections.abc import Sequence
+from itertools import islice
 from typing import Annotated, Any
 
 import msgspec
@@ -13,6 +16,8 @@ from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.protocol.errors import BadManifestError, UnsupportedError
 
 MAX_BYTES = 256 * 1024
+MAX_DURATION_S = 10**10
+MAX_COMPARED = 200  #: characters of a word, and words, in the search for the nearest
 #: Interpreter by the entrypoint's extension.
 BY_EXTENSION = {
     ".py": "python3",
@@ -32,7 +37,8 @@ INTERPRETERS = ("python3", "node", "bash", "sh", "ruby", "perl", "Rscript", "exe
 ALIASES = {"python": "python3", "nodejs": "node", "javascript": "node", "shell": "sh"}
 
 _ENV_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*\Z")
-_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z")
+_DURATION = re.compile(r"(\d+(?:\.\d+)?)(ms|s|m|h|d)?\Z", re.ASCII)
+_CONTROL = re.compile(r"[\x00-\x1f\x7f]")
 _UNIT_S = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0, "d": 86400.0, None: 1.0}
 
 Text = Annotated[str, Meta(max_length=4096)]
@@ -69,7 +75,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     timeout: Duration = 300
     memory_mb: MB = 512
     cpu_seconds: Annotated[float, Meta(gt=0)] | None = None
-    cpus: Annotated[float, Meta(gt=0, le=4096)] = 1
+    cpus: Annotated[float, Meta(gt=0, le=4096)] = 1.0
     disk_mb: MB = 1024
     environment: Name | None = None
     requirements: Text | None = None
@@ -87,6 +93,10 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 KEYS = tuple(f.name for f in msgspec.structs.fields(Manifest))
 #: Known keys that this version cannot honour yet. They are refused, never ignored.
 NOT_YET = {"environment", "requirements", "gpu", "keep"}
+_SECTIONS = {
+    "retry": tuple(f.name for f in msgspec.structs.fields(RetrySection)),
+    "gpu": tuple(f.name for f in msgspec.structs.fields(GpuSection)),
+}
 
 
 def duration_s(value: float | str, key: str) -> float:
@@ -100,8 +110,8 @@ def duration_s(value: float | str, key: str) -> float:
         if match is None:
             raise BadManifestError(f"{key}: {value!r} is no duration", hint='write seconds, or "30s", "5m", "2h", "7d"')
         value = float(match[1]) * _UNIT_S[match[2]]
-    if not 0 < value < 10**10:
-        raise BadManifestError(f"{key} must be positive", hint='write seconds, or "30s", "5m"')
+    if not 0 < value < MAX_DURATION_S:
+        raise BadManifestError(f"{key} must be more than 0 and less than 10^10 s", hint='write seconds, or "30s", "5m"')
     return float(value)
 
 
@@ -123,17 +133,40 @@ def parse(raw: bytes) -> Manifest:
         raise BadManifestError(f"the manifest is not valid JSON: {str(error)[:200]}", hint=hint) from None
     if not isinstance(fields, dict):
         raise BadManifestError("the manifest must be a JSON object", hint='at least: {"entrypoint": "main.py"}')
-    for key in fields:
-        if key not in KEYS:
-            near = difflib.get_close_matches(key, KEYS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known keys: {', '.join(KEYS)}"
-            raise BadManifestError(f"unknown key {key!r} in the manifest", hint=hint)
+    _refuse_unknown(fields, KEYS, "the manifest")
+    for key, names in _SECTIONS.items():
+        if isinstance(fields.get(key), dict):
+            _refuse_unknown(fields[key], names, key)
     try:
         manifest = msgspec.convert(fields, Manifest)
     except msgspec.ValidationError as error:
         raise BadManifestError(f"the manifest is wrong: {error}") from None
+    try:
+        msgspec.json.encode(manifest)
+    except UnicodeEncodeError:
+        raise BadManifestError("the manifest holds half of a surrogate pair, which is no text") from None
     _refuse_unsupported(manifest)
     return manifest
+
+
+def _refuse_unknown(fields: dict[str, Any], known: tuple[str, ...], where: str) -> None:
+    for key in fields:
+        if key not in known:
+            near = _nearest(key, known)
+            hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
+            raise BadManifestError(f"unknown key {_short(key)} in {where}", hint=hint)
+
+
+def _nearest(word: str, known: Sequence[str]) -> str | None:
+    """Return the known word most like it. Long words and long lists are not compared: that takes seconds."""
+    if len(word) > MAX_COMPARED:
+        return None
+    words = [one for one in islice(known, MAX_COMPARED) if len(one) <= MAX_COMPARED]
+    return next(iter(difflib.get_close_matches(word, words, 1)), None)
+
+
+def _short(text: str) -> str:
+    return repr(text if len(text) <= MAX_COMPARED else text[:MAX_COMPARED] + "…")
 
 
 class _DuplicateKeyError(ValueError):
@@ -141,20 +174,26 @@ class _DuplicateKeyError(ValueError):
 
 
 def _loads(raw: bytes) -> Any:
-    import json  # noqa: PLC0415 - the only decoder here that shows duplicate keys and refuses NaN by hook
+    import json  # noqa: PLC0415 - the only decoder here that shows duplicate keys and refuses NaN and 1e999 by hook
 
     def pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
         out: dict[str, Any] = {}
         for key, value in items:
             if key in out:
-                raise _DuplicateKeyError(repr(key))
+                raise _DuplicateKeyError(_short(key))
             out[key] = value
         return out
 
     def constant(name: str) -> Any:
         raise ValueError(f"{name} is no JSON number")
 
-    return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant)
+    def finite(text: str) -> float:
+        number = float(text)
+        if math.isinf(number):
+            raise ValueError(f"{_short(text)} is too large")
+        return number
+
+    return json.loads(raw.decode("utf-8"), object_pairs_hook=pairs, parse_constant=constant, parse_float=finite)
 
 
 def _refuse_unsupported(manifest: Manifest) -> None:
@@ -177,7 +216,7 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     timeout_s: float = 300.0
     memory_mb: int = 512
     cpu_seconds: float | None = None
-    cpus: float = 1
+    cpus: float = 1.0
     disk_mb: int = 1024
     isolation: int = 0
     name: str = ""
@@ -217,7 +256,7 @@ def safe_path(path: str, what: str) -> str:
         raise BadManifestError(f"{what} {path!r} is absolute", hint="name it relative to the project's root")
     if ".." in parts:
         raise BadManifestError(f"{what} {path!r} leaves the project", hint="paths must stay inside it")
-    if not parts or any(ord(c) < 32 or ord(c) == 127 for c in path):  # noqa: PLR2004 - control characters
+    if not parts or _CONTROL.search(path):
         raise BadManifestError(f"{what} {path!r} is no usable path")
     return "/".join(parts)
 
@@ -230,13 +269,7 @@ def resolve(manifest: Manifest, names: set[str], default_loss: OnWorkerLoss) -> 
     """
     entrypoint = _entrypoint(manifest, names)
     interpreter = _interpreter(manifest, entrypoint)
-    for key, value in manifest.env.items():
-        if not _ENV_NAME.match(key):
-            raise BadManifestError(f"env: {key!r} is no name of an environment variable")
-        if "\0" in value:
-            raise BadManifestError(f"env: the value of {key!r} holds a NUL character")
-    if any("\0" in arg for arg in manifest.args):
-        raise BadManifestError("args: an argument holds a NUL character")
+    _refuse_characters(manifest)
     outputs = manifest.outputs
     return Resolved(
         entrypoint=entrypoint,
@@ -260,6 +293,21 @@ def resolve(manifest: Manifest, names: set[str], default_loss: OnWorkerLoss) -> 
     )
 
 
+def _refuse_characters(manifest: Manifest) -> None:
+    """Refuse what cannot be an argument or a variable of a process, or would break a line where it is shown."""
+    for key, value in manifest.env.items():
+        if not _ENV_NAME.match(key):
+            raise BadManifestError(f"env: {key!r} is no name of an environment variable")
+        if "\0" in value:
+            raise BadManifestError(f"env: the value of {key!r} holds a NUL character")
+    for field in ("name", "labels", "constraints"):
+        shown = getattr(manifest, field)
+        if any(_CONTROL.search(text) for text in ([shown] if isinstance(shown, str) else [*shown, *shown.values()])):
+            raise BadManifestError(f"{field}: control characters are not allowed")
+    if any("\0" in arg for arg in manifest.args):
+        raise BadManifestError("args: an argument holds a NUL character")
+
+
 def _glob(pattern: str) -> str:
     directory = pattern.endswith("/")
     return safe_path(pattern, "outputs:") + ("/" if directory else "")
@@ -276,9 +324,9 @@ def _entrypoint(manifest: Manifest, names: set[str]) -> str:
         )
     entrypoint = safe_path(manifest.entrypoint, "entrypoint")
     if entrypoint not in names:
-        near = difflib.get_close_matches(entrypoint, sorted(names), 1)
-        hint = f"did you mean {near[0]!r}?" if near else "the path is relative to the root of the files"
-        raise BadManifestError(f"entrypoint {entrypoint!r} is not among the files", hint=hint)
+        near = _nearest(entrypoint, sorted(names))
+        hint = f"did you mean {near!r}?" if near else "the path is relative to the root of the files"
+        raise BadManifestError(f"entrypoint {_short(entrypoint)} is not among the files", hint=hint)
     return entrypoint
 
 
@@ -286,9 +334,9 @@ def _interpreter(manifest: Manifest, entrypoint: str) -> str:
     if manifest.interpreter is not None:
         name = ALIASES.get(manifest.interpreter, manifest.interpreter)
         if name not in INTERPRETERS:
-            near = difflib.get_close_matches(name, INTERPRETERS, 1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(INTERPRETERS)}"
-            raise BadManifestError(f"unknown interpreter {manifest.interpreter!r}", hint=hint)
+            near = _nearest(name, INTERPRETERS)
+            hint = f"did you mean {near!r}?" if near else f"known: {', '.join(INTERPRETERS)}"
+            raise BadManifestError(f"unknown interpreter {_short(manifest.interpreter)}", hint=hint)
         return name
     for extension, name in BY_EXTENSION.items():
         if entrypoint.endswith(extension):

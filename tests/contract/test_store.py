@@ -115,9 +115,11 @@ def ids(rows: Sequence[Versioned] | Sequence[Job]) -> list[int]:
     return [int((row.job if isinstance(row, Versioned) else row).job_id[5:], 16) for row in rows]
 
 
-async def reserved(store: Store, n: int = 10, now: float = NOW, *, until: float | None = None) -> list[int]:
+async def reserved(
+    store: Store, n: int = 10, now: float = NOW, *, until: float | None = None, holder: str = "me"
+) -> list[int]:
     shapes = [count.shape for count in await store.shapes()]
-    return ids(await store.reserve(shapes, n, "me", now, now + 60 if until is None else until))
+    return ids(await store.reserve(shapes, n, holder, now, now + 60 if until is None else until))
 
 
 # Rows and versions
@@ -384,7 +386,7 @@ async def test_reserve_takes_n_of_the_shapes_asked_for(store: Store) -> None:
     bash = make(0, request=BASH).shape
     assert ids(await store.reserve([bash, "none"], 2, "me", NOW, NOW + 60)) == [1, 3]
     assert ids(await store.reserve([bash], 0, "me", NOW, NOW + 60)) == []
-    assert await reserved(store, 5) == [0, 2, 4, 5, 6]
+    assert await reserved(store, 5, holder="you") == [0, 2, 4, 5, 6]
 
 
 @in_loop
@@ -394,22 +396,30 @@ async def test_reserve_merges_many_shapes_in_order(store: Store) -> None:
     shape = [make(0, request=Request(interpreter="python3", memory_mb=m + 1)).shape for m in range(40)]
     late = [n for n in range(400) if n % 40 >= 20]
     assert ids(await store.reserve(shape[20:], 30, "me", NOW, NOW + 60)) == late[:30]
-    assert ids(await store.reserve(shape[20:], 1000, "me", NOW, NOW + 60)) == late[30:]
+    assert ids(await store.reserve(shape[20:], 1000, "you", NOW, NOW + 60)) == late[30:]
     assert ids(await store.reserve(shape * 2, 3, "me", NOW, NOW + 60)) == [0, 1, 2]
     few = [n for n in range(40, 400) if n % 40 in {5, 7, 9}]
     assert ids(await store.reserve([shape[n] for n in (9, 5, 7)], 7, "me", NOW, NOW + 60)) == [5, 7, 9, *few[:4]]
 
 
 @in_loop
-async def test_what_is_reserved_is_not_returned_until_it_runs_out(store: Store) -> None:
+async def test_what_another_holder_reserved_is_hidden_until_it_runs_out(store: Store) -> None:
     await put(store, *(make(n) for n in range(4)))
-    assert await reserved(store, 2, until=NOW + 10) == [0, 1]
-    assert await reserved(store, 1, until=NOW + 20) == [2]
+    assert await reserved(store, 2, until=NOW + 10, holder="a") == [0, 1]
+    assert await reserved(store, 1, until=NOW + 20, holder="b") == [2]
     assert await store.next_due(NOW) == NOW + 10
-    assert await reserved(store, now=NOW + 9.99, until=NOW + 30) == [3]
-    assert await reserved(store, now=NOW + 10, until=NOW + 30) == [0, 1]
+    assert await reserved(store, now=NOW + 9.99, until=NOW + 30, holder="c") == [3]
+    assert await reserved(store, now=NOW + 10, until=NOW + 30, holder="d") == [0, 1]
     assert await store.next_due(NOW + 10) == NOW + 20
-    assert await reserved(store, now=NOW + 30) == [0, 1, 2, 3]
+    assert await reserved(store, now=NOW + 30, holder="e") == [0, 1, 2, 3]
+
+
+@in_loop
+async def test_its_own_reservations_hide_nothing_from_a_holder(store: Store) -> None:
+    await put(store, *(make(n) for n in range(3)))
+    assert await reserved(store, 2, until=NOW + 10, holder="a") == [0, 1]
+    assert await reserved(store, 3, until=NOW + 20, holder="a") == [0, 1, 2]
+    assert await reserved(store, 3, now=NOW + 15, holder="b") == [], "the newer reservation holds"
 
 
 @in_loop
@@ -446,15 +456,16 @@ async def test_no_job_is_reserved_twice_under_concurrency(store: Store) -> None:
     await put(store, *(make(n, request=BASH if n % 3 else PYTHON) for n in range(200)))
     shapes = [count.shape for count in await store.shapes()]
 
-    async def holder(name: str) -> list[int]:
-        mine: list[int] = []
+    async def holder(name: str) -> set[int]:
+        mine: set[int] = set()
         while got := await store.reserve(shapes, 7, name, NOW, NOW + 60):
-            mine += ids(got)
+            mine |= set(ids(got))
             assert (await change(store, got[0].job, placed(got[0].job, name))).ok
         return mine
 
     found = await asyncio.gather(*(holder(f"h{n}") for n in range(5)))
-    assert sorted(n for mine in found for n in mine) == list(range(200))
+    assert sum(map(len, found)) == 200
+    assert set().union(*found) == set(range(200))
     assert (await store.counters()).jobs["dispatched"] == len(await store.open_jobs())
 
 

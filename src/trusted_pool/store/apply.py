@@ -186,9 +186,10 @@ def reserve(
     """
     connection.execute(sql.WAKE, (now,))
     wanted = list(dict.fromkeys(shapes))
-    chosen = _front_of_queue(connection, wanted, n, now) if len(wanted) > FEW_SHAPES else None
+    asked = {"n": n, "now": now, "holder": holder}
+    chosen = _front_of_queue(connection, wanted, asked) if len(wanted) > FEW_SHAPES else None
     if chosen is None:
-        chosen = _fronts(connection, wanted, n, now)
+        chosen = _fronts(connection, wanted, asked)
     if not chosen:
         return []
     ids = text_of_keys(chosen)
@@ -196,29 +197,32 @@ def reserve(
     return connection.execute(sql.LOAD, (ids,)).fetchall()
 
 
-def _front_of_queue(connection: sqlite3.Connection, shapes: Sequence[str], n: int, now: float) -> list[str] | None:
+def _front_of_queue(connection: sqlite3.Connection, shapes: Sequence[str], asked: dict[str, Any]) -> list[str] | None:
     """Choose from the front of the whole queue; None when that does not settle it."""
+    n: int = asked["n"]
     reach = 4 * n + 64
-    rows = connection.execute(sql.FRONT_OF_QUEUE, (now, reach)).fetchall()
-    asked = frozenset(shapes)
-    found = [job_id for job_id, shape, ready in rows if ready and shape in asked]
+    rows = connection.execute(sql.FRONT_OF_QUEUE, {**asked, "reach": reach}).fetchall()
+    wanted = frozenset(shapes)
+    found = [job_id for job_id, shape, ready in rows if ready and shape in wanted]
     return found[:n] if len(found) >= n or len(rows) < reach else None
 
 
-def _fronts(connection: sqlite3.Connection, shapes: Sequence[str], n: int, now: float) -> list[str]:
+def _fronts(connection: sqlite3.Connection, shapes: Sequence[str], asked: dict[str, Any]) -> list[str]:
     """Choose by merging the shapes, each in its order."""
     if len(shapes) == 1:
-        return [row[1] for row in connection.execute(sql.FRONT_OF_SHAPE, (shapes[0], now, n))]
-    heap: list[tuple[float, str, str]] = connection.execute(sql.FRONTS, (text_of_keys(shapes), now)).fetchall()
+        return [row[1] for row in connection.execute(sql.FRONT_OF_SHAPE, {**asked, "shape": shapes[0]})]
+    heap: list[tuple[float, str, str]] = connection.execute(
+        sql.FRONTS, {**asked, "shapes": text_of_keys(shapes)}
+    ).fetchall()
     heapq.heapify(heap)
     ahead: dict[str, Iterator[tuple[float, str]]] = {}
     chosen: list[str] = []
-    while heap and len(chosen) < n:
+    while heap and len(chosen) < asked["n"]:
         order_key, job_id, shape = heap[0]
         chosen.append(job_id)
         if shape not in ahead:
-            following = connection.execute(sql.NEXT_OF_SHAPE, (shape, now, n, order_key, job_id))
-            ahead[shape] = iter(following.fetchmany(n))
+            place = {"shape": shape, "order_key": order_key, "job_id": job_id}
+            ahead[shape] = iter(connection.execute(sql.NEXT_OF_SHAPE, {**asked, **place}).fetchall())
         follower = next(ahead[shape], None)
         if follower is None:
             heapq.heappop(heap)

@@ -15,6 +15,7 @@ CREATE INDEX jobs_of_state ON jobs (state, submitted_at, job_id);
 CREATE INDEX jobs_of_worker ON jobs (worker_id, state, submitted_at, job_id) WHERE worker_id IS NOT NULL;
 CREATE INDEX jobs_queue ON jobs (order_key, job_id) WHERE state = 'queued';
 CREATE INDEX jobs_ready ON jobs (shape, order_key, job_id) WHERE state = 'queued' AND wake_at IS NULL;
+CREATE INDEX jobs_reserved ON jobs (reserved_until) WHERE state = 'queued' AND reserved_until IS NOT NULL;
 CREATE INDEX jobs_waiting ON jobs (wake_at) WHERE state = 'queued' AND wake_at IS NOT NULL;
 CREATE TABLE meta ( name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name) );
 CREATE TABLE results ( job_id TEXT NOT NULL, attempt INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (job_id) );

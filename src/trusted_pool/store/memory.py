@@ -47,7 +47,7 @@ class MemoryStore:
     def __init__(self, *, syncs: bool = False, tables: Tables | None = None) -> None:
         self._syncs = syncs
         self._tables = tables if tables is not None else Tables()
-        self._reserved: dict[str, float] = {}
+        self._reserved: dict[str, tuple[str, float]] = {}  #: holder, until
         self._unsynced: list[tuple[Sequence[Unit], asyncio.Future[list[Committed]]]] = []
         self._crashed = False
         self._closed = False
@@ -156,17 +156,17 @@ class MemoryStore:
         rows = [row for row in self._tables.jobs.values() if row.job.state is JobState.QUEUED]
         return sorted(rows, key=lambda row: (row.job.order_key, row.job.job_id))
 
-    def _wake_at(self, job: Job) -> float:
-        """Return when the job may be looked at."""
-        return max(job.not_before, self._reserved.get(job.job_id, 0.0))
-
-    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:  # noqa: ARG002  # the name is for people who read the database
+    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
         await self._alive()
         wanted = frozenset(shapes)
-        ready = [row for row in self._queued() if row.job.shape in wanted and self._wake_at(row.job) <= now]
-        chosen = ready[: max(n, 0)]
-        self._reserved.update((row.job.job_id, until) for row in chosen)
+
+        def ready(job: Job) -> bool:
+            other, reserved_until = self._reserved.get(job.job_id, (holder, 0.0))
+            return job.shape in wanted and job.not_before <= now and (other == holder or reserved_until <= now)
+
+        chosen = [row for row in self._queued() if ready(row.job)][: max(n, 0)]
+        self._reserved.update((row.job.job_id, (holder, until)) for row in chosen)
         return chosen
 
     async def shapes(self) -> list[ShapeCount]:
@@ -185,7 +185,11 @@ class MemoryStore:
         moments = [
             moment
             for row in self._queued()
-            for moment in (self._wake_at(row.job), row.job.expires_at)
+            for moment in (
+                row.job.not_before,
+                row.job.expires_at,
+                self._reserved.get(row.job.job_id, ("", None))[1],
+            )
             if moment is not None and moment > now
         ]
         return min(moments, default=None)

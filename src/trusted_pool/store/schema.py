@@ -7,8 +7,8 @@ Rules of this file:
 
 - A record lives whole in its `data` column, as JSON. Columns beside it are copies that a statement selects by.
 - Times are seconds since the epoch, in double precision: what comes out equals what went in.
-- `wake_at` splits the queue in two. NULL: ready. Else: not to be looked at before then, because of a backoff or of a
-  reservation. So what waits costs nothing to those who look for what is ready.
+- `wake_at` splits the queue in two. NULL: ready. Else: its backoff ends then. So what waits costs nothing to those
+  who look for what is ready, and is moved over once.
 - No foreign keys: rows that belong together are committed together, and one writer does it.
 """
 
@@ -19,6 +19,7 @@ metadata = sa.MetaData()
 QUEUED = sa.text("state = 'queued'")
 READY = sa.text("state = 'queued' AND wake_at IS NULL")
 WAITING = sa.text("state = 'queued' AND wake_at IS NOT NULL")
+RESERVED = sa.text("state = 'queued' AND reserved_until IS NOT NULL")
 EXPIRING = sa.text("state = 'queued' AND expires_at IS NOT NULL")
 NAMED = sa.text("name <> ''")
 PLACED = sa.text("worker_id IS NOT NULL")
@@ -51,6 +52,7 @@ jobs = sa.Table(
     _index("jobs_queue", "order_key", "job_id", where=QUEUED),
     _index("jobs_ready", "shape", "order_key", "job_id", where=READY),
     _index("jobs_waiting", "wake_at", where=WAITING),
+    _index("jobs_reserved", "reserved_until", where=RESERVED),
     _index("jobs_expiring", "expires_at", "job_id", where=EXPIRING),
     sa.Index("jobs_newest", "submitted_at", "job_id"),
     sa.Index("jobs_of_state", "state", "submitted_at", "job_id"),

@@ -132,7 +132,8 @@ class SqliteStore:
 
     async def next_due(self, now: float) -> float | None:
         """Return the earliest moment after `now` at which a queued job becomes eligible or expires, if any does."""
-        moments = [row[0] for row in (*self._point(sql.NEXT_WAKE, now), *self._point(sql.NEXT_EXPIRY, now))]
+        questions = (sql.NEXT_WAKE, sql.NEXT_RELEASE, sql.NEXT_EXPIRY)
+        moments = [row[0] for question in questions for row in self._point(question, now)]
         return min((moment for moment in moments if moment is not None), default=None)
 
     async def expired(self, now: float, n: int) -> list[Versioned]:

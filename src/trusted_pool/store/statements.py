@@ -80,41 +80,40 @@ WAKE = (
     " WHERE state = 'queued' AND wake_at IS NOT NULL AND wake_at <= ?"
 )
 FORGET_RESERVATIONS = (
-    "UPDATE jobs INDEXED BY jobs_waiting"
-    " SET wake_at = CASE WHEN not_before > 0 THEN not_before END, reserved_until = NULL, holder = NULL"
-    " WHERE state = 'queued' AND wake_at IS NOT NULL AND reserved_until IS NOT NULL"
+    "UPDATE jobs INDEXED BY jobs_reserved SET reserved_until = NULL, holder = NULL"
+    " WHERE state = 'queued' AND reserved_until IS NOT NULL"
 )
-# The conditions on not_before and reserved_until only matter after a clock went back.
+# What others hold stays among what is ready and is stepped over: no more than all of them reserve at once. The
+# condition on not_before only matters after a clock went back.
 #: The front of one shape.
 FRONT_OF_SHAPE = (
     "SELECT order_key, job_id FROM jobs INDEXED BY jobs_ready"
-    " WHERE shape = ?1 AND state = 'queued' AND wake_at IS NULL"
-    " AND not_before <= ?2 AND (reserved_until IS NULL OR reserved_until <= ?2)"
-    " ORDER BY order_key, job_id LIMIT ?3"
+    " WHERE shape = :shape AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
+    " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
+    " ORDER BY order_key, job_id LIMIT :n"
 )
 #: The front of each of many shapes.
 FRONTS = (
-    "SELECT j.order_key, j.job_id, j.shape FROM json_each(?1) s CROSS JOIN jobs j ON j.rowid ="
+    "SELECT j.order_key, j.job_id, j.shape FROM json_each(:shapes) s CROSS JOIN jobs j ON j.rowid ="
     " (SELECT rowid FROM jobs INDEXED BY jobs_ready"
-    " WHERE shape = s.value AND state = 'queued' AND wake_at IS NULL"
-    " AND not_before <= ?2 AND (reserved_until IS NULL OR reserved_until <= ?2)"
+    " WHERE shape = s.value AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
+    " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
     " ORDER BY order_key, job_id LIMIT 1)"
 )
 #: What follows in one shape.
 NEXT_OF_SHAPE = (
     "SELECT order_key, job_id FROM jobs INDEXED BY jobs_ready"
-    " WHERE shape = ?1 AND state = 'queued' AND wake_at IS NULL"
-    " AND not_before <= ?2 AND (reserved_until IS NULL OR reserved_until <= ?2)"
-    " AND (order_key, job_id) > (?4, ?5) ORDER BY order_key, job_id LIMIT ?3"
+    " WHERE shape = :shape AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
+    " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
+    " AND (order_key, job_id) > (:order_key, :job_id) ORDER BY order_key, job_id LIMIT :n"
 )
 #: The front of the whole queue, what waits included.
 FRONT_OF_QUEUE = (
-    "SELECT job_id, shape, wake_at IS NULL AND not_before <= ?1 AND (reserved_until IS NULL OR reserved_until <= ?1)"
-    " FROM jobs INDEXED BY jobs_queue WHERE state = 'queued' ORDER BY order_key, job_id LIMIT ?2"
+    "SELECT job_id, shape, wake_at IS NULL AND not_before <= :now"
+    " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
+    " FROM jobs INDEXED BY jobs_queue WHERE state = 'queued' ORDER BY order_key, job_id LIMIT :reach"
 )
-MARK = (
-    "UPDATE jobs SET wake_at = ?1, reserved_until = ?1, holder = ?2 WHERE job_id IN (SELECT value FROM json_each(?3))"
-)
+MARK = "UPDATE jobs SET reserved_until = ?, holder = ? WHERE job_id IN (SELECT value FROM json_each(?))"
 LOAD = "SELECT data, version FROM jobs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY order_key, job_id"
 
 JOB = "SELECT data, version FROM jobs WHERE job_id = ?"
@@ -127,6 +126,10 @@ SHAPES = "SELECT shape, request, queued FROM shapes WHERE queued > 0 ORDER BY sh
 NEXT_WAKE = (
     "SELECT min(wake_at) FROM jobs INDEXED BY jobs_waiting"
     " WHERE state = 'queued' AND wake_at IS NOT NULL AND wake_at > ?"
+)
+NEXT_RELEASE = (
+    "SELECT min(reserved_until) FROM jobs INDEXED BY jobs_reserved"
+    " WHERE state = 'queued' AND reserved_until IS NOT NULL AND reserved_until > ?"
 )
 NEXT_EXPIRY = (
     "SELECT min(expires_at) FROM jobs INDEXED BY jobs_expiring"

@@ -15,6 +15,7 @@ INDEXES: tuple[tuple[str, str, tuple[str, ...], str | None], ...] = (
     ("jobs_queue", "jobs", ("order_key", "job_id"), QUEUED),
     ("jobs_ready", "jobs", ("shape", "order_key", "job_id"), f"{QUEUED} AND wake_at IS NULL"),
     ("jobs_waiting", "jobs", ("wake_at",), f"{QUEUED} AND wake_at IS NOT NULL"),
+    ("jobs_reserved", "jobs", ("reserved_until",), f"{QUEUED} AND reserved_until IS NOT NULL"),
     ("jobs_expiring", "jobs", ("expires_at", "job_id"), f"{QUEUED} AND expires_at IS NOT NULL"),
     ("jobs_newest", "jobs", ("submitted_at", "job_id"), None),
     ("jobs_of_state", "jobs", ("state", "submitted_at", "job_id"), None),

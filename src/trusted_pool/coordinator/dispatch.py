@@ -45,9 +45,13 @@ class Dispatcher:
         self._wake.set()
 
     def noticed(self, _before: Job | None, after: Job) -> None:
-        """Look again when a job is queued."""
+        """Look again when a job is queued and somebody could take it."""
         if after.state is JobState.QUEUED:
-            self._wake.set()
+            if self._roster.somebody():
+                self._wake.set()
+            elif after.shape not in self._waiting:
+                self._waiting.add(after.shape)
+                _log.warning("No available workers for job %s", after.job_id)
 
     async def run(self) -> None:
         """Place jobs until cancelled."""
@@ -84,10 +88,11 @@ class Dispatcher:
         now = self._clock.now()
         pool = self._roster.able(now)
         free = sum(max(0, worker.slots - load.active) for worker, load in pool)
-        shapes = await self._store.shapes() if free or not pool else []
+        if not free:
+            return False
+        shapes = await self._store.shapes()
         placeable = [s.shape for s in shapes if choose(s.request, pool) is not None]
-        if not free or not placeable:
-            await self._say_waiting({s.shape for s in shapes} if not pool else set(), now)
+        if not placeable:
             return False
         self._waiting.clear()
         rows = await self._store.reserve(placeable, min(free, BATCH), self._holder, now, now + RESERVE_S)
@@ -114,11 +119,3 @@ class Dispatcher:
             if committed.ok:
                 self._jobs.learn(row.job, Versioned(job, committed.version))
                 self._tasks.spawn(self._sender.send(job), f"send {job.job_id}")
-
-    async def _say_waiting(self, shapes: set[str], now: float) -> None:
-        """Say once for each shape that no worker is there for it."""
-        fresh = shapes - self._waiting
-        self._waiting = shapes
-        if fresh:
-            for row in await self._store.reserve(sorted(fresh), 1, self._holder, now, now):
-                _log.warning("No available workers for job %s", row.job.job_id)

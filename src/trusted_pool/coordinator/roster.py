@@ -83,6 +83,10 @@ class Roster:
             if m.full_until <= now and m.worker.health is WorkerHealth.HEALTHY
         ]
 
+    def somebody(self) -> bool:
+        """Whether any worker is healthy."""
+        return any(m.worker.health is WorkerHealth.HEALTHY for m in self.members.values() if not m.retired)
+
     def update(self, worker: Worker) -> None:
         """Replace what is known of a worker."""
         member = self.members.get(worker.worker_id)

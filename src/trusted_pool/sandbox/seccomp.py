@@ -1,0 +1,85 @@
+"""The system-call filter of a job: compiled once, handed to bubblewrap as a file descriptor."""
+
+import errno
+import functools
+import hashlib
+import os
+import tempfile
+from typing import Any
+
+import msgspec
+
+from trusted_pool.ports.sandbox import SandboxError
+from trusted_pool.sandbox import syscalls
+
+_AF_UNIX = 1
+_LOW_32 = 0xFFFFFFFF
+_S_IFMT = 0o170000
+_S_IFIFO = 0o010000
+_S_IFREG = 0o100000
+
+
+class Filter(msgspec.Struct, frozen=True):
+    """A compiled filter. `name` is the sha256 of its bytes: two machines with the same name filter alike."""
+
+    name: str
+    program: bytes
+
+    def memfd(self) -> int:
+        """Return a new file descriptor with the program, close-on-exec; the caller owns it."""
+        fd = os.memfd_create(f"seccomp-{self.name[:12]}", os.MFD_CLOEXEC)
+        os.write(fd, self.program)
+        return fd
+
+
+@functools.cache
+def compiled() -> Filter:
+    """Compile the allow-list for this machine's architecture.
+
+    Raises:
+        SandboxError: libseccomp is missing.
+    """
+    try:
+        import pyseccomp  # noqa: PLC0415 - it looks for the C library when imported, which may fail
+    except (ImportError, RuntimeError, OSError) as error:
+        raise SandboxError(f"libseccomp cannot be loaded ({error}); apt-get install libseccomp2") from None
+    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
+    rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    for name in syscalls.ALLOWED:
+        _add(rules, pyseccomp.ALLOW, name)
+    _add_conditional(rules, pyseccomp)
+    with tempfile.TemporaryFile() as file:
+        rules.export_bpf(file)
+        file.seek(0)
+        program = file.read()
+    return Filter(hashlib.sha256(program).hexdigest(), program)
+
+
+def _add(rules: Any, action: Any, name: str, *args: Any) -> None:
+    """Add a rule, unless this architecture or this libseccomp does not know the call: the default refuses it."""
+    try:
+        rules.add_rule(action, name, *args)
+    except (ValueError, OSError) as error:
+        if args:
+            raise SandboxError(f"seccomp rule for {name} cannot be made: {error}") from None
+
+
+def _add_conditional(rules: Any, seccomp: Any) -> None:
+    arg, eq, ne, masked = seccomp.Arg, seccomp.EQ, seccomp.NE, seccomp.MASKED_EQ
+    allow, eperm = seccomp.ALLOW, seccomp.ERRNO(errno.EPERM)
+    _add(rules, allow, "clone", arg(0, masked, syscalls.NAMESPACE_FLAGS, 0))
+    for name in ("socket", "socketpair"):
+        _add(rules, allow, name, arg(0, eq, _AF_UNIX))
+        _add(rules, seccomp.ERRNO(errno.EAFNOSUPPORT), name, arg(0, ne, _AF_UNIX))
+    # The kernel looks at 32 bits of a request; so does the filter, or high bits would slip past it.
+    for request in syscalls.IOCTLS:
+        _add(rules, allow, "ioctl", arg(1, masked, _LOW_32, request))
+    for request in syscalls.IOCTLS_REFUSED:
+        _add(rules, eperm, "ioctl", arg(1, masked, _LOW_32, request))
+    for option in syscalls.PRCTLS:
+        _add(rules, allow, "prctl", arg(0, masked, _LOW_32, option))
+    for value in syscalls.PERSONALITIES:
+        _add(rules, allow, "personality", arg(0, masked, _LOW_32, value))
+    for name, index in (("mknod", 1), ("mknodat", 2)):
+        for kind in (_S_IFIFO, _S_IFREG):
+            _add(rules, allow, name, arg(index, masked, _S_IFMT, kind))

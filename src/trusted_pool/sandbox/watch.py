@@ -1,0 +1,134 @@
+"""Watching a running program: the limits that no kernel mechanism ends it at."""
+
+import asyncio
+import os
+import time
+
+import msgspec
+
+from trusted_pool.core.job import Usage
+from trusted_pool.core.words import Reason
+from trusted_pool.sandbox import disk, proc
+from trusted_pool.sandbox.cgroups import Group, Reading
+from trusted_pool.sandbox.policy import Limits
+from trusted_pool.sandbox.program import Program
+
+#: The first look comes soon, so that short jobs are still measured where no kernel counter remembers them.
+FIRST_LOOK_S = 0.05
+LOOK_EVERY_S = 0.25
+#: The disk is looked at at most this often, and never takes more than a tenth of the time.
+DISK_EVERY_S = 1.0
+
+
+class Breach(msgspec.Struct, frozen=True, kw_only=True):
+    """The limit that ended a program, and what was seen."""
+
+    reason: Reason
+    seen: float = 0.0
+
+
+class Watch:
+    """Looks at one program until its end. The first breach is the reason; it kills."""
+
+    def __init__(self, program: Program, group: Group | None, limits: Limits, directory: int) -> None:
+        """`directory`: an open descriptor of the attempt's directory."""
+        self._program = program
+        self._group = group
+        self._limits = limits
+        self._directory = directory
+        self._device = os.fstat(directory).st_dev
+        self._peak = 0
+        self._cpu = 0.0
+        self._began = 0.0
+        self._ended = 0.0
+        self.breach: Breach | None = None
+
+    def ending_for(self, reason: Reason, seen: float = 0.0) -> None:
+        """Note why the program is to end; the first reason stands."""
+        if self.breach is None:
+            self.breach = Breach(reason=reason, seen=seen)
+
+    def end_for(self, reason: Reason, seen: float = 0.0) -> None:
+        """Kill the program for a reason."""
+        self.ending_for(reason, seen)
+        self._program.kill()
+
+    async def look_on(self) -> None:
+        """Look until cancelled. The wall clock runs from here."""
+        self._began = time.monotonic()
+        timer = asyncio.get_running_loop().call_later(self._limits.timeout_s, self._timeout)
+        disk_due = self._began + LOOK_EVERY_S
+        pause = FIRST_LOOK_S
+        try:
+            while True:
+                await asyncio.sleep(pause)
+                pause = LOOK_EVERY_S
+                self._look()
+                now = time.monotonic()
+                if now >= disk_due:
+                    await asyncio.to_thread(self._look_at_disk)
+                    disk_due = time.monotonic() + max(DISK_EVERY_S, 10 * (time.monotonic() - now))
+        finally:
+            timer.cancel()
+
+    def _timeout(self) -> None:
+        self.end_for(Reason.TIMEOUT, self._limits.timeout_s)
+
+    def _look(self) -> None:
+        reading = self.reading()
+        limits = self._limits
+        if limits.cpu_seconds is not None and reading.cpu_seconds > limits.cpu_seconds:
+            self.end_for(Reason.CPU_LIMIT, reading.cpu_seconds)
+        if reading.oom_kills or (self._group is None and reading.memory_bytes > limits.memory_bytes):
+            self.end_for(Reason.OUT_OF_MEMORY, reading.memory_peak_bytes)
+
+    def reading(self) -> Reading:
+        """What the tree used so far."""
+        if self._group is not None:
+            return self._group.read()
+        init = self._program.init
+        if init is not None:
+            use = proc.use_of(proc.tree(init))
+            self._peak, self._cpu = max(self._peak, use.memory_bytes), max(self._cpu, use.cpu_seconds)
+            return Reading(cpu_seconds=self._cpu, memory_bytes=use.memory_bytes, memory_peak_bytes=self._peak)
+        return Reading(cpu_seconds=self._cpu, memory_peak_bytes=self._peak)
+
+    def _look_at_disk(self) -> None:
+        use = self.disk_use()
+        init = self._program.init
+        held = disk.held_open(proc.tree(init), self._device) if init is not None else 0
+        if self._over(use, held):
+            self.end_for(Reason.DISK_LIMIT, use.bytes + held)
+
+    def disk_use(self) -> disk.DiskUse:
+        """What the attempt's directory takes."""
+        limits = self._limits
+        return disk.use_of(self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files)
+
+    def _over(self, use: disk.DiskUse, held: int = 0) -> bool:
+        limits = self._limits
+        return use.bytes + held > limits.disk_bytes or use.files > limits.files or use.too_deep
+
+    def last_look(self) -> None:
+        """After the end: a short program may have gone beyond a limit between two looks."""
+        self._ended = time.monotonic()
+        reading = self.reading()
+        limits = self._limits
+        use = self.disk_use()
+        if self.breach is not None:
+            return
+        if reading.oom_kills:
+            self.breach = Breach(reason=Reason.OUT_OF_MEMORY, seen=reading.memory_peak_bytes)
+        elif self._over(use):
+            self.breach = Breach(reason=Reason.DISK_LIMIT, seen=use.bytes)
+        elif limits.cpu_seconds is not None and reading.cpu_seconds > limits.cpu_seconds:
+            self.breach = Breach(reason=Reason.CPU_LIMIT, seen=reading.cpu_seconds)
+
+    def usage(self, reading: Reading) -> Usage:
+        """What is reported."""
+        return Usage(
+            cpu_seconds=round(reading.cpu_seconds, 6),
+            memory_peak_bytes=reading.memory_peak_bytes,
+            wall_time_ms=round((self._ended - self._began) * 1000, 3) if self._began else 0.0,
+            approximate=self._group is None,
+        )

@@ -93,6 +93,7 @@ async def pinned_bench(claimed_id: str | None = None) -> AsyncIterator[Bench]:
 
 
 Test = Callable[[Bench], Coroutine[Any, Any, None]]
+On = Callable[..., None]
 ADAPTERS = {
     "fake": (fake_bench, asyncio.new_event_loop),
     "pinned": (pinned_bench, asyncio.new_event_loop),
@@ -101,7 +102,7 @@ ADAPTERS = {
 
 
 @pytest.fixture(params=list(ADAPTERS))
-def on(request: pytest.FixtureRequest) -> Callable[..., None]:
+def on(request: pytest.FixtureRequest) -> On:
     """Run a test body on a bench of each adapter."""
     make, loop = ADAPTERS[request.param]
 
@@ -142,7 +143,7 @@ async def whole(pieces: AsyncIterator[bytes]) -> bytes:
     return b"".join([piece async for piece in pieces])
 
 
-def test_health_says_what_the_worker_offers(on):
+def test_health_says_what_the_worker_offers(on: On) -> None:
     async def body(bench: Bench) -> None:
         answer = await bench.link.health()
         assert (answer.status, answer.worker_id, answer.capacity.slots) == ("healthy", bench.worker.worker_id, 4)
@@ -150,7 +151,7 @@ def test_health_says_what_the_worker_offers(on):
     on(body)
 
 
-def test_submit_brings_every_byte_and_who_sent_it(on):
+def test_submit_brings_every_byte_and_who_sent_it(on: On) -> None:
     async def body(bench: Bench) -> None:
         contents = {"project.tar.gz": bytes(range(256)) * 1500, "leer": b"", "ümlaut b.txt": b"\r\n--x\r\n"}
         inputs, open_input = files(**contents)
@@ -165,7 +166,7 @@ def test_submit_brings_every_byte_and_who_sent_it(on):
     on(body)
 
 
-def test_the_same_attempt_again_is_the_same_remote_job(on):
+def test_the_same_attempt_again_is_the_same_remote_job(on: On) -> None:
     async def body(bench: Bench) -> None:
         first = await bench.link.submit(order(), READ_NOTHING)
         bench.worker.start(first.job_id, at=5.0)
@@ -191,7 +192,9 @@ def test_the_same_attempt_again_is_the_same_remote_job(on):
         (PoolError("disk full", status=507), UnansweredError, None),
     ],
 )
-def test_what_an_answer_to_submit_means(on, refusal, expected, wait_s):
+def test_what_an_answer_to_submit_means(
+    on: On, refusal: PoolError, expected: type[LinkError], wait_s: float | None
+) -> None:
     async def body(bench: Bench) -> None:
         bench.worker.refusal = refusal
         with pytest.raises(LinkError) as caught:
@@ -206,7 +209,7 @@ def test_what_an_answer_to_submit_means(on, refusal, expected, wait_s):
     on(body)
 
 
-def test_words_of_a_refusal_are_one_line_of_500_characters(on):
+def test_words_of_a_refusal_are_one_line_of_500_characters(on: On) -> None:
     async def body(bench: Bench) -> None:
         bench.worker.refusal = BadManifestError("no\r\n\x1b[31m" + "n" * 9000)
         with pytest.raises(RefusedError) as caught:
@@ -217,7 +220,7 @@ def test_words_of_a_refusal_are_one_line_of_500_characters(on):
     on(body)
 
 
-def test_an_input_that_cannot_be_read_leaves_no_job_behind(on):
+def test_an_input_that_cannot_be_read_leaves_no_job_behind(on: On) -> None:
     async def unreadable(_: InputFile) -> AsyncIterator[bytes]:
         yield b"x" * 200_000
         raise BlobsError("the disk is on fire")
@@ -241,7 +244,7 @@ def test_an_input_that_cannot_be_read_leaves_no_job_behind(on):
     on(body)
 
 
-def test_another_key_at_the_endpoint_gets_nothing(on):
+def test_another_key_at_the_endpoint_gets_nothing(on: On) -> None:
     async def body(bench: Bench) -> None:
         inputs, open_input = files(secret=b"secret" * 1000)
         for call in (
@@ -257,7 +260,7 @@ def test_another_key_at_the_endpoint_gets_nothing(on):
     on(body, claimed_id=identity_of(Ed25519PrivateKey.generate()))
 
 
-def test_nobody_there_means_not_sent(on):
+def test_nobody_there_means_not_sent(on: On) -> None:
     async def body(bench: Bench) -> None:
         await bench.break_line()
         for call in (bench.link.health(), bench.link.submit(order(), READ_NOTHING), bench.link.release("remote-1")):
@@ -267,7 +270,7 @@ def test_nobody_there_means_not_sent(on):
     on(body)
 
 
-def test_events_begin_with_hello_then_what_came_after_then_live(on):
+def test_events_begin_with_hello_then_what_came_after_then_live(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         bench.worker.start(remote, at=5.0)
@@ -294,7 +297,7 @@ def test_events_begin_with_hello_then_what_came_after_then_live(on):
     on(body)
 
 
-def test_an_unknown_journal_is_told_nothing_of_the_past(on):
+def test_an_unknown_journal_is_told_nothing_of_the_past(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         bench.worker.start(remote)
@@ -311,7 +314,7 @@ def test_an_unknown_journal_is_told_nothing_of_the_past(on):
     on(body)
 
 
-def test_a_broken_line_ends_the_events_with_an_error(on):
+def test_a_broken_line_ends_the_events_with_an_error(on: On) -> None:
     async def body(bench: Bench) -> None:
         events = bench.link.events("", 0)
         assert isinstance(await anext(events), Hello)
@@ -324,7 +327,7 @@ def test_a_broken_line_ends_the_events_with_an_error(on):
     on(body)
 
 
-def test_attempts_report_all(on):
+def test_attempts_report_all(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         bench.worker.start(remote, at=9.0)
@@ -336,7 +339,7 @@ def test_attempts_report_all(on):
     on(body)
 
 
-def test_outputs_by_any_path_byte_for_byte(on):
+def test_outputs_by_any_path_byte_for_byte(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         big = bytes(range(256)) * 4000
@@ -352,7 +355,7 @@ def test_outputs_by_any_path_byte_for_byte(on):
     on(body)
 
 
-def test_log_from_any_byte_and_followed_to_the_end(on):
+def test_log_from_any_byte_and_followed_to_the_end(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         bench.worker.start(remote)
@@ -373,7 +376,7 @@ def test_log_from_any_byte_and_followed_to_the_end(on):
     on(body)
 
 
-def test_cancel_ends_it_and_release_forgets_it(on):
+def test_cancel_ends_it_and_release_forgets_it(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         bench.worker.start(remote)
@@ -388,7 +391,7 @@ def test_cancel_ends_it_and_release_forgets_it(on):
     on(body)
 
 
-def test_a_stream_left_early_leaves_the_link_usable(on):
+def test_a_stream_left_early_leaves_the_link_usable(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)
         bench.worker.end(remote, Outcome(), {"big": b"x" * 3_000_000})
@@ -401,7 +404,7 @@ def test_a_stream_left_early_leaves_the_link_usable(on):
     on(body)
 
 
-def test_a_cancelled_call_leaves_the_link_usable(on):
+def test_a_cancelled_call_leaves_the_link_usable(on: On) -> None:
     async def body(bench: Bench) -> None:
         for _ in range(5):
             call = asyncio.ensure_future(bench.link.submit(order(), READ_NOTHING))
@@ -413,7 +416,7 @@ def test_a_cancelled_call_leaves_the_link_usable(on):
     on(body)
 
 
-def test_after_close_nothing_is_sent(on):
+def test_after_close_nothing_is_sent(on: On) -> None:
     async def body(bench: Bench) -> None:
         await bench.link.health()
         await bench.link.close()
@@ -425,7 +428,7 @@ def test_after_close_nothing_is_sent(on):
     on(body)
 
 
-def test_many_calls_at_once(on):
+def test_many_calls_at_once(on: On) -> None:
     async def body(bench: Bench) -> None:
         orders = [order(job_id=f"pool-{n:016x}") for n in range(50)]
         answers = await asyncio.gather(*(bench.link.submit(each, READ_NOTHING) for each in orders))
@@ -436,7 +439,7 @@ def test_many_calls_at_once(on):
 
 @given(contents=st.dictionaries(st.text("abcé 0-_.;=", min_size=1, max_size=9), st.binary(max_size=200), max_size=4))
 @settings(max_examples=20, deadline=None, suppress_health_check=list(HealthCheck))
-def test_any_bytes_survive_the_pinned_link(contents):
+def test_any_bytes_survive_the_pinned_link(contents: dict[str, bytes]) -> None:
     async def main() -> None:
         async with pinned_bench() as bench:
             inputs, open_input = files(**contents)

@@ -13,10 +13,11 @@ from typing import Any
 import msgspec
 
 from trusted_pool.core.job import InputFile, Outcome
+from trusted_pool.core.request import Capacity
 from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.journal import Entry, Journal, JournalError
-from trusted_pool.ports.sandbox import Sandbox
+from trusted_pool.ports.sandbox import Sandbox, SandboxError
 from trusted_pool.protocol.errors import ConflictError, NotFoundError, UnavailableError
 from trusted_pool.protocol.manifest import Resolved
 from trusted_pool.worker.bell import Bell
@@ -61,7 +62,7 @@ class Attempts:
         self._dice = dice
         self._runner = Runner(sandbox, journal, inputs.open, clock)
         self._stopping = False
-        self._slots = Slots(sandbox.capacity(), worker_id)
+        self._slots = Slots(Capacity(), worker_id)  # `start` measures the machine
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
         self._pending: dict[Key, asyncio.Future[None]] = {}
@@ -88,6 +89,11 @@ class Attempts:
             _log.info("Removed what a crash left of %s", swept)
 
     # Asking
+
+    def measure(self) -> Capacity:
+        """Return what this worker offers now; submits are judged by it until the next call."""
+        self._slots.capacity = self.sandbox.capacity()
+        return self._slots.capacity
 
     @property
     def active(self) -> int:
@@ -271,8 +277,11 @@ class Attempts:
         await self.journal.delete(remote_id)
         if self._entries.pop(remote_id, None) is not None:
             self._by_key.pop(_key(entry), None)
-        await self.sandbox.discard(remote_id)
         self.bell.ring()
+        try:
+            await self.sandbox.discard(remote_id)
+        except SandboxError as error:
+            _log.warning("What %s left is removed at the next start: %s", remote_id, error)
 
     # Stopping
 
@@ -305,10 +314,14 @@ class Attempts:
             return False
         return True
 
-    async def close(self) -> None:
-        """End everything at once and let go. Idempotent."""
+    def hang_up(self) -> None:
+        """Let event streams end once they have said all. Idempotent."""
         self.draining = self._stopping = self.closed = True
         self.bell.ring()
+
+    async def close(self) -> None:
+        """End everything at once and let go. Idempotent."""
+        self.hang_up()
         await self.sandbox.close()
         while self._tasks:
             await asyncio.wait(set(self._tasks))

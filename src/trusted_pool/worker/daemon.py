@@ -4,7 +4,6 @@ import asyncio
 import logging
 
 from trusted_pool import __version__
-from trusted_pool.core.request import Capacity
 from trusted_pool.ports.blobs import Blobs
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.journal import Journal
@@ -54,11 +53,6 @@ class Daemon:
         self._draining = asyncio.Event()
         self._at_once = asyncio.Event()
 
-    @property
-    def capacity(self) -> Capacity:
-        """What this worker offers."""
-        return self.sandbox.capacity()
-
     def health(self) -> HealthAnswer:
         """Say how it is. A draining worker is healthy: what it runs goes on."""
         return HealthAnswer(
@@ -66,7 +60,7 @@ class Daemon:
             worker_id=self.worker_id,
             version=__version__,
             api=API_VERSION,
-            capacity=self.capacity,
+            capacity=self.attempts.measure(),
             active_jobs=self.attempts.active,
             draining=self.attempts.draining,
         )
@@ -114,6 +108,10 @@ class Daemon:
         await self.attempts.idle()
         if not await self.attempts.emptied(RESULTS_S):
             _log.warning("Results that nobody fetched stay here; start the worker again to hand them out")
+
+    def hang_up(self) -> None:
+        """Let the answers that never end, end: what follows events has heard all by then. Comes before `close`."""
+        self.attempts.hang_up()
 
     async def close(self) -> None:
         """End everything at once and let go. Idempotent."""

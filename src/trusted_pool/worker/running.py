@@ -1,5 +1,6 @@
 """One run of an attempt in the sandbox, and how its end is read."""
 
+import asyncio
 import logging
 from collections.abc import Awaitable, Callable
 
@@ -61,6 +62,11 @@ class Runner:
 
         try:
             outcome = await self._sandbox.run(task, self._open_input, on_log, on_start)
+        except asyncio.CancelledError:
+            running = asyncio.current_task()
+            if running is None or running.cancelling():
+                raise
+            outcome = Outcome(reason=Reason.CANCELLED, detail=STOPPED)  # the sandbox was closed under it
         except Exception as error:  # noqa: BLE001 - the sandbox is the border
             # A mistake of the sandbox's own. The job must not hang in `running` for it.
             _log.exception("The sandbox failed to run %s", task.key)

@@ -14,7 +14,7 @@ class Slots:
     """Numbers from 0 to slots - 1, each of which one attempt holds at a time."""
 
     def __init__(self, capacity: Capacity, worker_id: str) -> None:
-        self._capacity = capacity
+        self.capacity = capacity  #: as last measured; disks fill up
         self._worker_id = worker_id
         self.total = capacity.slots or 1
         self._free = list(range(self.total))
@@ -45,7 +45,7 @@ class Slots:
         """
         # The pool may lay labels of its own over the worker's, so they are not judged here.
         request = msgspec.structs.replace(resolved.request, labels={})
-        found = obstacles(request, self._capacity, self._worker_id)
+        found = obstacles(request, self.capacity, self._worker_id)
         if found:
             raise PoolError(
                 f"this worker cannot run it: {'; '.join(o.message for o in found)}",
@@ -53,7 +53,7 @@ class Slots:
                 code="unplaceable",
                 hint="ask for less, or send it to another worker",
             )
-        has, taken = self._capacity.memory_mb, sum(self._promised_mb.values())
+        has, taken = self.capacity.memory_mb, sum(self._promised_mb.values())
         if has is not None and taken and taken + resolved.memory_mb > has:
             raise BusyError(f"{has - taken} of {has} MB of memory are free", retry_after_s=RETRY_AFTER_S)
         self._promised_mb[slot] = resolved.memory_mb

@@ -1,0 +1,97 @@
+"""`tpool worker`: lend this machine to a pool."""
+
+import re
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from trusted_pool.cli.keygen import INFRASTRUCTURE, USAGE, generate
+from trusted_pool.cli.log_format import LogFormat, configure
+
+_MEMORY = re.compile(r"(\d+(?:\.\d+)?)\s*(M|MB|MiB|G|GB|GiB)?\Z", re.IGNORECASE)
+
+
+def _wrong(words: str) -> typer.Exit:
+    typer.echo(f"tpool worker: {words}", err=True)
+    return typer.Exit(USAGE)
+
+
+def _memory_mb(text: str) -> int:
+    match = _MEMORY.match(text.strip())
+    mb = float(match[1]) * (1024 if (match[2] or "M")[0] in "gG" else 1) if match else 0
+    if not 1 <= mb <= 2**31:
+        raise _wrong(f"--memory {text!r} is no amount of memory; write 2048, 2048M or 2G")
+    return int(mb)
+
+
+def _labels(pairs: list[str]) -> dict[str, str]:
+    labels = {}
+    for pair in pairs:
+        name, equals, value = pair.partition("=")
+        if not name or not equals:
+            raise _wrong(f"--label {pair!r} is no label; write --label NAME=VALUE")
+        labels[name] = value
+    return labels
+
+
+def worker(  # noqa: PLR0917 - one parameter for each option
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve.")] = 8443,
+    worker_key: Annotated[Path | None, typer.Option(help="The worker's private key.", show_default=False)] = None,
+    host: Annotated[str, typer.Option(help="Address to serve.")] = "0.0.0.0",  # noqa: S104 - only proven keys get in
+    data: Annotated[Path | None, typer.Option(help="Where jobs and results are kept.", show_default=False)] = None,
+    max_concurrent_jobs: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Jobs at a time; one for each cpu if not said.")
+    ] = None,
+    label: Annotated[
+        list[str] | None, typer.Option(metavar="NAME=VALUE", help="What jobs may ask for.", show_default=False)
+    ] = None,
+    memory: Annotated[
+        str | None, typer.Option(metavar="MB|G", help="Memory for jobs, e.g. 4G.", show_default=False)
+    ] = None,
+    cpus: Annotated[float | None, typer.Option(min=0.01, help="Cpus for jobs.", show_default=False)] = None,
+    pool: Annotated[
+        list[str] | None, typer.Option(metavar="ID", help="A pool that may run jobs here.", show_default=False)
+    ] = None,
+    open_: Annotated[bool, typer.Option("--open", help="Let every pool run jobs here.")] = False,
+    allow_weaker_isolation: Annotated[
+        bool, typer.Option("--allow-weaker-isolation", help="Start where a whole tree's limits cannot be enforced.")
+    ] = False,
+    generate_key: Annotated[
+        Path | None, typer.Option(metavar="PATH", help="Make a key and leave.", show_default=False)
+    ] = None,
+    log_format: Annotated[LogFormat, typer.Option(help="Form of the log.")] = LogFormat.CONSOLE,
+) -> None:
+    """Lend this machine to a pool: run its jobs in sandboxes.
+
+    Without --pool and --open it enrols in the first pool that proves its key, and runs jobs for no other from then on.
+    """
+    if generate_key is not None:
+        generate(generate_key, "tpool worker")
+        return
+    if worker_key is None:
+        raise _wrong("a worker needs a key: --worker-key PATH; make one: tpool worker --generate-key PATH")
+    if pool and open_:
+        raise _wrong("--pool and --open contradict each other; say one of them")
+    from trusted_pool.compose import worker as compose  # noqa: PLC0415 - heavy, and not needed for --help
+    from trusted_pool.compose.system import StartError, run  # noqa: PLC0415
+
+    options = compose.WorkerOptions(
+        host=host,
+        port=port,
+        key=worker_key,
+        data=data,
+        slots=max_concurrent_jobs,
+        memory_mb=None if memory is None else _memory_mb(memory),
+        cpus=cpus,
+        labels=_labels(label or []),
+        pools=tuple(pool or ()),
+        anyone=open_,
+        allow_weaker=allow_weaker_isolation,
+    )
+    configure(log_format)
+    try:
+        run(compose.run_worker(options))
+    except StartError as error:
+        typer.echo(f"tpool worker: {error}", err=True)
+        raise typer.Exit(USAGE if "--" in str(error) else INFRASTRUCTURE) from None

@@ -1,0 +1,1 @@
+"""What several suites stand on: virtual time, a pool of fakes, archives."""

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
+from typing import Self
 
 from support.archives import tar_gz
 from support.virtual_time import CountingDice, LoopClock
@@ -36,7 +37,7 @@ class FakePool:
         self.dice = CountingDice()
         self.allowlist = [Worker(worker_id=name, endpoint=f"https://{name}:8443") for name in names]
 
-    async def __aenter__(self) -> "FakePool":
+    async def __aenter__(self) -> Self:
         await self.start()
         return self
 

@@ -2,7 +2,7 @@
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, TypeVar
 
 _T = TypeVar("_T")
@@ -66,3 +66,20 @@ def run(main: Coroutine[Any, Any, _T]) -> _T:
     """Run a test in virtual time."""
     with asyncio.Runner(loop_factory=VirtualLoop) as runner:
         return runner.run(main)
+
+
+async def elapse(seconds: float) -> None:
+    """Let so much of the loop's time go by; none of anybody else's."""
+    loop = asyncio.get_running_loop()
+    over = loop.create_future()
+    loop.call_later(seconds, over.set_result, None)
+    await over
+
+
+async def until(holds: Callable[[], object], within_s: float = 3600.0) -> None:
+    """Let time go by until something holds. Raises TimeoutError."""
+    end = asyncio.get_running_loop().time() + within_s
+    while not holds():
+        if asyncio.get_running_loop().time() > end:
+            raise TimeoutError("it never came to hold")
+        await elapse(0.1)

@@ -7,7 +7,7 @@ import logging
 import pytest
 
 from support.fake_pool import FakePool, anybody
-from support.virtual_time import run
+from support.virtual_time import elapse, run, until
 from trusted_pool.core.job import Job, Outcome, OutputFile, Usage
 from trusted_pool.core.words import AttemptState, Fault, JobState, OnWorkerLoss, Reason, WorkerHealth
 from trusted_pool.link.fake import Fate
@@ -51,9 +51,7 @@ def test_a_job_goes_through_and_its_results_outlive_the_worker(inline: bool):
             job = await pool.state(job_id, J.COMPLETED)
             assert job.attempts[0].state is A.COLLECTED
             await pool.until(job_id, lambda _: True)
-            async with asyncio.timeout(60):
-                while end.held:
-                    await asyncio.sleep(0.1)
+            await until(lambda: not end.held)
             assert await read(pool, job_id) == {"out/x": data}
             lines = [f async for f in pool.coordinator.logs.now(job_id, anybody)]
             assert lines == [frames.Frame(6.0, frames.STDOUT, b"hello\n")]
@@ -148,11 +146,11 @@ def test_a_silent_worker_keeps_its_jobs_for_the_grace_then_the_policy_decides(po
             pool.ends[lost].start(remote(job))
             await pool.state(job_id, J.RUNNING)
             pool.wires[lost].cut()
-            await asyncio.sleep(110)
+            await elapse(110)
             job = await pool.job(job_id)
             assert (job.state, len(job.attempts)) == (J.RUNNING, 1)
             assert pool.coordinator.roster.members[lost].worker.health is WorkerHealth.SUSPECT
-            await asyncio.sleep(60)
+            await elapse(60)
             job = await pool.job(job_id)
             assert job.state is state
             if policy is OnWorkerLoss.RETRY:
@@ -184,7 +182,7 @@ def test_a_worker_that_comes_back_within_the_grace_goes_on():
             job_id = await pool.submit()
             job = await pool.accepted(job_id)
             pool.wires["a"].cut()
-            await asyncio.sleep(60)
+            await elapse(60)
             pool.ends["a"].end(remote(job), Outcome(exit_code=0))
             pool.wires["a"].mend()
             job = await pool.state(job_id, J.COMPLETED)
@@ -204,9 +202,7 @@ def test_the_result_of_an_attempt_that_was_given_up_is_not_accepted():
             late = b"late"
             pool.ends[slow].end(old, Outcome(exit_code=0, outputs=(output("f", late),)), {"f": late}, inline=True)
             pool.wires[slow].mend()
-            async with asyncio.timeout(100):
-                while pool.ends[slow].held:
-                    await asyncio.sleep(1)
+            await until(lambda: not pool.ends[slow].held)
             job = await pool.job(job_id)
             assert (job.state, job.attempts[0].state) == (J.DISPATCHED, A.LOST)
             right = b"right"
@@ -412,13 +408,13 @@ def test_each_change_is_logged_once_with_the_words_of_the_specification(caplog: 
     async def main():
         async with FakePool("worker-a") as pool:
             pool.wires["worker-a"].cut()
-            await asyncio.sleep(200)
+            await elapse(200)
             job_id = await pool.submit()
             await pool.submit()
-            await asyncio.sleep(200)
+            await elapse(200)
             pool.wires["worker-a"].mend()
             await pool.accepted(job_id)
-            await asyncio.sleep(100)
+            await elapse(100)
 
     run(main())
     texts = [record.getMessage() for record in caplog.records]

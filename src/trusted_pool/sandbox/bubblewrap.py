@@ -214,8 +214,8 @@ class BubblewrapSandbox:
         self._running[task.key] = (attempt, working)
         try:
             return await working
-        except (OSError, SandboxError) as error:
-            return _failed(f"the worker failed: {error}")
+        except Exception as error:  # noqa: BLE001 - the contract: whatever the machine fails to do is an outcome
+            return _failed(f"the worker failed: {error or type(error).__name__}")
         finally:
             self._busy.discard(task.slot)
             del self._running[task.key]

@@ -78,9 +78,8 @@ def serve(file: OutputFile, open_range: OpenRange, wanted: str | None, if_none_m
         status = _PARTIAL
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
     headers["Content-Length"] = str(length)
-    content_type = f"{kind}; charset=utf-8" if kind.startswith("text/") else kind
     body = open_range(start, length) if length else _nothing()
-    return Stream(body, status_code=status, media_type=content_type, headers=headers)
+    return Stream(body, status_code=status, media_type=kind, headers=headers)
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -3,8 +3,9 @@
 from collections.abc import AsyncIterator
 from typing import Any, Literal
 
-from litestar import Request, get
+from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import ResponseSpec
 from litestar.response import Stream
 
 from trusted_pool.coordinator.service import Coordinator
@@ -15,14 +16,17 @@ from trusted_pool.web.sse import log_events, place_of
 
 MAX_LOG_TEXT = 4 * 1024 * 1024
 
+#: The answer is one of two, so the type that documents it stands here.
+_ANSWER = {200: ResponseSpec(LogsAnswer, description="The log, or a stream of events")}
+
 Req = Request[Any, Any, Any]
 
 
 def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @get("/logs/{job_id:str}", summary="What a job printed")
-    async def logs(request: Req, job_id: str, follow: bool = False) -> LogsAnswer | Stream:
+    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER)
+    async def logs(request: Req, job_id: str, follow: bool = False) -> Response[Any]:
         """With `follow`, live server-sent events: stdout, stderr, mark, then `end`. Resume with Last-Event-ID."""
         may = caller_of(request).may_see
         if follow:
@@ -39,12 +43,13 @@ def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
                 truncated = True
                 continue
             text += frame.data
-        return LogsAnswer(
+        answer = LogsAnswer(
             job_id=job_id,
             stdout=texts[frames.STDOUT].decode("utf-8", "replace"),
             stderr=texts[frames.STDERR].decode("utf-8", "replace"),
             truncated=truncated,
         )
+        return Response(answer)
 
     @get("/logs/{job_id:str}/{stream:str}", summary="One stream of what a job printed, byte for byte")
     async def raw_log(request: Req, job_id: str, stream: Literal["stdout", "stderr"]) -> Stream:
@@ -58,6 +63,6 @@ def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
                     yield frame.data
 
         headers = {"Content-Security-Policy": "sandbox; default-src 'none'"}
-        return Stream(pieces(), media_type="text/plain; charset=utf-8", headers=headers)
+        return Stream(pieces(), media_type="text/plain", headers=headers)
 
     return [logs, raw_log]

@@ -160,7 +160,9 @@ def test_a_python_job_runs_and_its_results_come_back(tmp_path: Path):
         ended, _ = await pool.until(EndedEvent, report.journal_id, 0)
         assert ended.outcome.reason is None, ended.outcome
         assert ended.files == {"results/out.txt": "made ü".encode()}
-        said = {frame.stream: frame.data for frame in frames.Decoder().feed(ended.log)}
+        said = dict.fromkeys((frames.STDOUT, frames.STDERR), b"")
+        for frame in frames.Decoder().feed(ended.log):
+            said[frame.stream] += frame.data
         assert said == {frames.STDOUT: b"hello from pool-1 1\n", frames.STDERR: b"to stderr\n"}
         pieces = [piece async for piece in pool.link.output(answer.job_id, "results/out.txt")]
         assert b"".join(pieces) == "made ü".encode()

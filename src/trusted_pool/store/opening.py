@@ -30,6 +30,7 @@ def connect(path: Path, *, reading: bool = False) -> sqlite3.Connection:
     connection.execute(f"PRAGMA cache_size = -{cache}")
     connection.execute("PRAGMA synchronous = FULL")
     connection.execute(f"PRAGMA wal_autocheckpoint = {LOG_PAGES}")
+    connection.execute(f"PRAGMA journal_size_limit = {4 * LOG_PAGES * 4096}")  # after a flood it shrinks again
     if reading:
         connection.execute("PRAGMA query_only = ON")
     return connection
@@ -57,8 +58,11 @@ def look(path: Path) -> None:
         return
     if len(header) < 100 or not header.startswith(MAGIC):  # noqa: PLR2004  # the header's size
         raise damaged(path, "it does not begin like a database")
-    # A connection that only reads cannot copy the log into a damaged database when it closes.
-    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro", uri=True, isolation_level=None)
+    # A connection that only reads cannot copy the log into a damaged database when it closes. Without a log it need
+    # not even make one.
+    log = path.with_name(path.name + "-wal")
+    alone = "" if log.exists() and log.stat().st_size else "&immutable=1"
+    connection = sqlite3.connect(f"file:{quote(str(path))}?mode=ro{alone}", uri=True, isolation_level=None)
     try:
         tables = [row[0] for row in connection.execute("SELECT name FROM sqlite_schema WHERE type = 'table'")]
         (application,) = connection.execute("PRAGMA application_id").fetchone()

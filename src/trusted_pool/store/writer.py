@@ -5,6 +5,7 @@ leaves after the fsync of the transaction that holds it; all answers of a batch 
 """
 
 import asyncio
+import contextlib
 import sqlite3
 import threading
 from collections.abc import Sequence
@@ -14,7 +15,7 @@ from typing import Any
 
 import msgspec
 
-from trusted_pool.ports.store import Committed, StoreError
+from trusted_pool.ports.store import Committed, StoreError, StoreFullError
 from trusted_pool.store.apply import Draft, commit, reserve
 from trusted_pool.store.faults import is_fatal, is_surroundings, meaning
 
@@ -159,7 +160,14 @@ class Writer:
         found = meaning(error, self._path)
         if is_fatal(error, self._path):
             self._broken = found
+        if isinstance(found, StoreFullError):
+            self._shrink_log()
         return found
+
+    def _shrink_log(self) -> None:
+        """Give the log's room back, so that a full disk may do for the next commit. No room for that: nothing lost."""
+        with contextlib.suppress(sqlite3.Error):
+            self._connection.execute("PRAGMA wal_checkpoint(TRUNCATE)").fetchone()
 
     def _roll_back(self) -> None:
         if self._connection.in_transaction:

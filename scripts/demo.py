@@ -79,10 +79,11 @@ class Daemon:
             raise DemoError(f"{self.name} ended with {code}:\n{self.words()}")
 
     def stop(self) -> None:
-        """End it: SIGTERM, then SIGKILL. A worker hears SIGTERM twice: it does not wait for running jobs."""
+        """End it. A worker told once waits for its jobs, told twice it ends them, told thrice it leaves at once."""
         if self.process.poll() is not None:
             return
-        for number, patience_s in ((signal.SIGTERM, 3.0), (signal.SIGTERM, STOP_S), (signal.SIGKILL, STOP_S)):
+        term = signal.SIGTERM
+        for number, patience_s in ((term, 2.0), (term, 5.0), (term, 5.0), (signal.SIGKILL, STOP_S)):
             self.process.send_signal(number)
             with contextlib.suppress(subprocess.TimeoutExpired):
                 self.process.wait(patience_s)

@@ -48,7 +48,7 @@ def _follow(pool: PoolClient, job_id: str, only: str | None, *, raw: bool, as_js
             if isinstance(piece, EndEvent):
                 if as_json:
                     screen.print_json(event="end", state=piece.state, reason=piece.reason, detail=piece.detail)
-                break
+                continue
             if only not in (None, piece.stream):
                 continue
             if as_json:

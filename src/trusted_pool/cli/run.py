@@ -2,6 +2,7 @@
 
 import asyncio
 import sys
+from contextlib import aclosing
 from pathlib import Path
 from typing import Annotated
 
@@ -82,10 +83,10 @@ async def _watch(addr: str | None, job_id: str, *, raw: bool, quiet: bool) -> St
     async with connect_async(addr) as pool:
         news = asyncio.ensure_future(_say_why(pool, job_id))
         try:
-            async for piece in pool.follow(job_id):
-                if isinstance(piece, EndEvent):
-                    break
-                view.show(piece)
+            async with aclosing(pool.follow(job_id)) as pieces:
+                async for piece in pieces:
+                    if not isinstance(piece, EndEvent):
+                        view.show(piece)
         finally:
             view.end()
             news.cancel()

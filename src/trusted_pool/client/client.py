@@ -3,7 +3,8 @@
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
+from contextlib import aclosing
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -133,7 +134,7 @@ class AsyncPoolClient:
         """Ask for what a job has printed so far, as text."""
         return await self._transport.ask("GET", f"/logs/{quote(job_id, safe='')}", LogsAnswer)
 
-    async def raw_log(self, job_id: str, stream: str) -> AsyncIterator[bytes]:
+    async def raw_log(self, job_id: str, stream: str) -> AsyncGenerator[bytes, None]:
         """Yield what a job has printed so far to `stdout` or `stderr`, byte for byte."""
         async with self._transport.stream(
             "GET", f"/logs/{quote(job_id, safe='')}/{stream}", headers={"Accept": "*/*"}
@@ -143,10 +144,12 @@ class AsyncPoolClient:
 
     async def follow(
         self, job_id: str, *, after: str = "", patience_s: float = 120.0
-    ) -> AsyncIterator[LogPiece | EndEvent]:
+    ) -> AsyncGenerator[LogPiece | EndEvent, None]:
         """Yield a job's log while it is written, then its end, over lost connections."""
-        async for piece in follow(self._transport, quote(job_id, safe=""), after=after, patience_s=patience_s):
-            yield piece
+        pieces = follow(self._transport, quote(job_id, safe=""), after=after, patience_s=patience_s)
+        async with aclosing(pieces):
+            async for piece in pieces:
+                yield piece
 
     async def outputs(self, job_id: str) -> OutputsAnswer:
         """List the files that a job left."""

@@ -2,7 +2,8 @@
 
 import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
+from contextlib import aclosing
 
 import msgspec
 
@@ -28,7 +29,7 @@ class LogPiece(msgspec.Struct, frozen=True, kw_only=True):
 
 async def follow(
     transport: Transport, job_id: str, *, after: str = "", patience_s: float = 120.0
-) -> AsyncIterator[LogPiece | EndEvent]:
+) -> AsyncGenerator[LogPiece | EndEvent, None]:
     """Yield the log from `after` on, then the end. No piece comes twice and none is left out.
 
     A lost connection is made again, with growing pauses, for at most `patience_s` without a word of the pool.
@@ -40,15 +41,17 @@ async def follow(
     while True:
         trouble: ClientError
         try:
-            async for event in _one_connection(transport, job_id, after):
-                wait_s, heard_at = _FIRST_WAIT_S, time.monotonic()
-                piece = _read(event)
-                if isinstance(piece, EndEvent):
-                    yield piece
-                    return
-                if piece is not None:
-                    after = piece.offset
-                    yield piece
+            events = _one_connection(transport, job_id, after)
+            async with aclosing(events):
+                async for event in events:
+                    wait_s, heard_at = _FIRST_WAIT_S, time.monotonic()
+                    piece = _read(event)
+                    if isinstance(piece, EndEvent):
+                        yield piece
+                        return
+                    if piece is not None:
+                        after = piece.offset
+                        yield piece
             trouble = UnreachableError("the pool ended the log's stream early", hint="try again")
         except ClientError as error:
             if not error.retryable:
@@ -60,7 +63,7 @@ async def follow(
         wait_s = min(wait_s * 2, _LONGEST_WAIT_S)
 
 
-async def _one_connection(transport: Transport, job_id: str, after: str) -> AsyncIterator[ServerEvent]:
+async def _one_connection(transport: Transport, job_id: str, after: str) -> AsyncGenerator[ServerEvent, None]:
     headers = {"Accept": "text/event-stream"}
     if after:
         headers["Last-Event-ID"] = after

@@ -29,23 +29,28 @@ def _iterate(
 ) -> Callable[Concatenate["PoolClient", P], Iterator[T]]:
     def face(self: "PoolClient", /, *args: P.args, **kwargs: P.kwargs) -> Iterator[T]:
         stream = method(self._inner, *args, **kwargs)
+        self._streams.append(stream)
         end = object()
 
         async def step() -> T | object:
             return await anext(stream, end)
 
-        async def close() -> None:
-            if (aclose := getattr(stream, "aclose", None)) is not None:
-                await aclose()
-
         try:
             while (piece := self._run(step())) is not end:
                 yield piece  # type: ignore[misc] # a T: the only other value is `end`
         finally:
-            self._run(close())
+            if stream in self._streams:  # else `close` ended it
+                self._streams.remove(stream)
+                self._run(_end(stream))
 
     face.__name__, face.__doc__ = method.__name__, method.__doc__
     return face
+
+
+async def _end(stream: AsyncIterator[Any]) -> None:
+    """Close a stream now: left to the garbage collector it would want a loop that may be gone by then."""
+    if (aclose := getattr(stream, "aclose", None)) is not None:
+        await aclose()
 
 
 class PoolClient:
@@ -61,6 +66,7 @@ class PoolClient:
         self._thread = threading.Thread(target=self._loop.run_forever, name="trusted-pool-client", daemon=True)
         self._thread.start()
         self._closed = False
+        self._streams: list[AsyncIterator[Any]] = []
 
     def __enter__(self) -> Self:
         return self
@@ -80,10 +86,19 @@ class PoolClient:
         if self._closed:
             return
         self._closed = True
-        asyncio.run_coroutine_threadsafe(self._inner.close(), self._loop).result()
+        self._run(self._finish())
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join()
         self._loop.close()
+
+    async def _finish(self) -> None:
+        # Streams first: an iteration that was left by an exception may still be held by its traceback.
+        while self._streams:
+            await _end(self._streams.pop())
+        await self._inner.close()
+        # What these dropped on the way (generators inside of the HTTP library) ends in tasks of its own.
+        await asyncio.sleep(0)
+        await asyncio.gather(*(asyncio.all_tasks() - {asyncio.current_task()}), return_exceptions=True)
 
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         future: Future[T] = asyncio.run_coroutine_threadsafe(work, self._loop)

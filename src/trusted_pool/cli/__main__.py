@@ -1,0 +1,5 @@
+"""`python -m trusted_pool.cli` is `tpool`."""
+
+from trusted_pool.cli.main import main
+
+main()

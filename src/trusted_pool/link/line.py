@@ -20,7 +20,6 @@ from trusted_pool.ports.link import NotSentError, UnansweredError
 from trusted_pool.protocol.certificates import LEAF_S, client_context, server_name
 from trusted_pool.protocol.identity import identity_of
 
-CONNECT_S = 5.0
 #: Shorter than a worker keeps an idle connection, so that it is us who let go.
 KEEP_ALIVE_S = 15.0
 #: What a refusal may say at most.
@@ -43,12 +42,13 @@ def _socket(info: Any) -> socket.socket:
 class Line:
     """Connections to one worker. They are made when needed and kept between calls."""
 
-    def __init__(self, endpoint: str, worker_id: str, key: Ed25519PrivateKey, clock: Clock) -> None:
-        """Raises ValueError for an endpoint that cannot be dialled."""
+    def __init__(self, endpoint: str, worker_id: str, key: Ed25519PrivateKey, clock: Clock, connect_s: float) -> None:
+        """`connect_s`: for TCP and TLS together. Raises ValueError for an endpoint that cannot be dialled."""
         self._base = base_url(endpoint)
         self._worker_id = worker_id
         self._key = key
         self._clock = clock
+        self._connect_s = connect_s
         self._name = server_name(identity_of(key))
         self._tls: ssl.SSLContext | None = None
         self._tls_at = 0.0
@@ -67,7 +67,7 @@ class Line:
         if self._session is None:
             self._session = aiohttp.ClientSession(
                 connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_socket),
-                timeout=aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_S),
+                timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
                 trust_env=False,

@@ -40,6 +40,7 @@ Answer = TypeVar("Answer", HealthAnswer, AcceptedAnswer, AttemptsAnswer)
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
     """How long a call waits, in seconds."""
 
+    connect_s: float = 5.0  #: TCP and TLS, for each address of the host
     call_s: float = 10.0  #: a small call, whole; the head of a stream
     idle_s: float = 30.0  #: for a stream's next piece
     accept_s: float = 60.0  #: for a worker to take the next piece of a job, and to answer when it has all durably
@@ -62,8 +63,8 @@ class PinnedLink:
     ) -> None:
         """`key`: the pool's. Raises ValueError for an endpoint that cannot be dialled."""
         self.worker = worker
-        self._line = Line(worker.endpoint, worker.worker_id, key, clock)
         self._patience = patience or Patience()
+        self._line = Line(worker.endpoint, worker.worker_id, key, clock, self._patience.connect_s)
         self._headers = {POOL_HEADER: identity_of(key), EPOCH_HEADER: str(epoch)}
 
     async def health(self) -> HealthAnswer:

@@ -95,7 +95,7 @@ def _reason(error: BaseException) -> str:
     elif isinstance(error, aiohttp.ClientConnectorError):
         inner = error.os_error
     if isinstance(inner, ssl.SSLError):
-        return getattr(inner, "verify_message", "") or inner.reason or str(inner.args[-1])
+        return getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or str(inner.args[-1])
     return str(inner) or type(inner).__name__
 
 
@@ -106,7 +106,7 @@ def _handshake_alert(error: BaseException) -> bool:
     """
     seen: BaseException | None = error
     while seen is not None:
-        if isinstance(seen, ssl.SSLError) and re.search("ALERT_.*(CERT|CA)", seen.reason or ""):
+        if isinstance(seen, ssl.SSLError) and re.search("ALERT_.*(CERT|CA)", getattr(seen, "reason", "") or ""):
             return True
         seen = seen.__cause__ or seen.__context__
     return False

@@ -381,10 +381,12 @@ asyncio.run(main())
 """
     child = start(program, tmp_path)
     assert child.stdout is not None
-    answered = [child.stdout.readline().split() for _ in range(60)]
-    child.send_signal(signal.SIGKILL)
-    out, _ = child.communicate(timeout=30)
-    answered += [line.split() for line in out.splitlines() if line.count(" ")]
+    with child:
+        lines = [child.stdout.readline() for _ in range(60)]
+        child.send_signal(signal.SIGKILL)
+        lines += child.stdout.readlines()
+    assert child.returncode == -signal.SIGKILL
+    answered = [line.split() for line in lines]
     blobs = DirectoryBlobs(tmp_path)
 
     async def scenario() -> None:

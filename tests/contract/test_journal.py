@@ -400,10 +400,12 @@ asyncio.run(main())
 """
     child = start(program, tmp_path)
     assert child.stdout is not None
-    lines = [child.stdout.readline() for _ in range(lines_before)]
-    child.send_signal(signal.SIGKILL)
-    out, _ = child.communicate(timeout=30)
-    said = [line.split() for line in lines + [line for line in out.splitlines(keepends=True) if line.endswith("\n")]]
+    with child:
+        lines = [child.stdout.readline() for _ in range(lines_before)]
+        child.send_signal(signal.SIGKILL)
+        lines += child.stdout.readlines()
+    assert child.returncode == -signal.SIGKILL
+    said = [line.split() for line in lines]
 
     async def scenario() -> None:
         journal = SqliteJournal.open(tmp_path, journal_id="two")
@@ -470,6 +472,27 @@ def test_writes_at_once_share_a_commit(tmp_path: Path) -> None:
         await asyncio.gather(*(journal.accept(entry(n)) for n in range(200)))
         assert len(await journal.entries()) == 200
         assert journal._writer.commits - before <= 20  # the first may go alone, the rest wait for it together
+        await journal.close()
+
+    asyncio.run(scenario())
+
+
+def test_a_write_that_fails_takes_nothing_with_it(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        journal = SqliteJournal.open(tmp_path, journal_id="one")
+
+        def half(db: sqlite3.Connection) -> None:
+            db.execute("INSERT INTO setting VALUES ('half', 'done')")
+            raise JournalError("no")
+
+        results = await asyncio.gather(
+            journal.set_setting("a", "1"),
+            asyncio.wrap_future(journal._writer.write(half)),
+            journal.set_setting("b", "2"),
+            return_exceptions=True,
+        )
+        assert [type(result) for result in results] == [type(None), JournalError, type(None)]
+        assert [await journal.setting(name) for name in ("a", "half", "b")] == ["1", None, "2"]
         await journal.close()
 
     asyncio.run(scenario())

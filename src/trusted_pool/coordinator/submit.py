@@ -87,7 +87,7 @@ class Submit:
         resolved = await self._resolve(raw, files)
         text = manifest.canonical(resolved)
         inputs = tuple(InputFile(name=f.name, size=f.staged.size, sha256=f.staged.sha256) for f in files)
-        fingerprint = _fingerprint(text, inputs)
+        fingerprint = "" if key is None else _fingerprint(text, inputs)
         if key is not None and (known := await self._known(owner, key, fingerprint)) is not None:
             return known
         self._possible(resolved.request)

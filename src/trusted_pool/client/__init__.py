@@ -16,7 +16,7 @@ from trusted_pool.client.follow import LogPiece
 from trusted_pool.client.pack import Pack, pack
 from trusted_pool.client.settings import Settings
 from trusted_pool.client.sync import PoolClient
-from trusted_pool.client.upload import Upload
+from trusted_pool.client.upload import Upload, of_pack, open_file
 
 __all__ = [
     "AnswerError",
@@ -34,5 +34,7 @@ __all__ = [
     "UnreachableError",
     "UnsafePathError",
     "Upload",
+    "of_pack",
+    "open_file",
     "pack",
 ]

@@ -1,0 +1,111 @@
+"""The tables: one schema, said three times, and always the same; brought up to date at opening."""
+
+import asyncio
+import sqlite3
+import subprocess
+import sys
+from importlib.resources import files
+from pathlib import Path
+
+import pytest
+from sqlalchemy.dialects import postgresql, sqlite
+
+from trusted_pool.ports.store import StoreError
+from trusted_pool.store import migrate, schema
+from trusted_pool.store.opening import HEAD, bring_to_head, connect
+from trusted_pool.store.sqlite import SqliteStore
+
+
+def tables(connection: sqlite3.Connection) -> dict[str, str]:
+    """Return what the database says of its tables and indexes, without differences of layout."""
+    rows = connection.execute("SELECT name, sql FROM sqlite_schema WHERE sql IS NOT NULL AND name NOT LIKE 'sqlite_%'")
+    return {name: " ".join(sql.replace("(", " ( ").replace(")", " ) ").split()) for name, sql in rows}
+
+
+def by_migrations(to: str = "head") -> sqlite3.Connection:
+    connection = sqlite3.connect(":memory:", isolation_level=None)
+    migrate.upgrade(connection, Path("x"), to)
+    return connection
+
+
+def test_the_sum_of_the_migrations_is_the_schema() -> None:
+    made = sqlite3.connect(":memory:", isolation_level=None)
+    for statement in schema.ddl(sqlite.dialect()):
+        made.execute(statement)
+    migrated = tables(by_migrations())
+    migrated.pop("alembic_version")
+    assert migrated == tables(made)
+    assert len(migrated) > 20
+
+
+def test_head_sql_is_the_sum_of_the_migrations(tmp_path: Path) -> None:
+    fresh = connect(tmp_path / "store.db")
+    bring_to_head(fresh, tmp_path / "store.db")
+    assert tables(fresh) == tables(by_migrations())
+    assert fresh.execute("SELECT version_num FROM alembic_version").fetchall() == [(HEAD,)]
+    assert migrate.head() == HEAD
+    fresh.close()
+
+
+def test_migrations_go_back_to_nothing_and_forth_again(tmp_path: Path) -> None:
+    connection = by_migrations()
+    before = tables(connection)
+    migrate.downgrade(connection, "base")
+    assert set(tables(connection)) == {"alembic_version"}
+    migrate.upgrade(connection, tmp_path)
+    assert tables(connection) == before
+
+
+def test_the_schema_can_be_made_on_postgresql_too() -> None:
+    text = "\n".join(schema.ddl(postgresql.dialect()))  # type: ignore[no-untyped-call]
+    assert "WHERE state = 'queued' AND wake_at IS NULL" in text
+    assert "DOUBLE PRECISION" in text
+    assert "BIGSERIAL" in text
+
+
+def test_an_older_database_is_brought_up_to_date_at_opening(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    connection = connect(path)
+    bring_to_head(connection, path)
+    migrate.downgrade(connection, "base")
+    connection.close()
+    asyncio.run(SqliteStore.open(path).close())
+    connection = connect(path)
+    assert tables(connection) == tables(by_migrations())
+    connection.close()
+
+
+def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "store.db"
+    asyncio.run(SqliteStore.open(path).close())
+    connection = sqlite3.connect(path)
+    connection.execute("UPDATE alembic_version SET version_num = '9999'")
+    connection.commit()
+    connection.close()
+    before = path.read_bytes()
+    with pytest.raises(StoreError, match="newer version"):
+        SqliteStore.open(path)
+    assert path.read_bytes() == before
+
+
+def test_a_failed_making_of_tables_leaves_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "store.db"
+    monkeypatch.setattr("trusted_pool.store.opening.APPLICATION_ID", "no number")
+    with pytest.raises(StoreError):
+        SqliteStore.open(path)
+    monkeypatch.undo()
+    asyncio.run(SqliteStore.open(path).close())
+
+
+def test_starting_imports_neither_sqlalchemy_nor_alembic(tmp_path: Path) -> None:
+    code = (
+        "import asyncio, sys; from pathlib import Path; from trusted_pool.store.sqlite import SqliteStore\n"
+        "asyncio.run(SqliteStore.open(Path(sys.argv[1])).close())\n"
+        "print(sorted({'sqlalchemy', 'alembic', 'mako'} & set(sys.modules)))"
+    )
+    child = subprocess.run([sys.executable, "-c", code, str(tmp_path / "store.db")], capture_output=True, check=True)
+    assert child.stdout == b"[]\n"
+
+
+def test_head_sql_is_shipped() -> None:
+    assert files("trusted_pool.store").joinpath("head.sql").read_text("utf-8").endswith(f"VALUES ('{HEAD}');\n")

@@ -22,7 +22,6 @@ def configure(form: LogFormat) -> None:
         handler.setFormatter(_structured(form))
     # Nothing here prints threads, processes or lines of source; not looking for them makes a record twice as fast.
     logging.logThreads = logging.logProcesses = logging.logMultiprocessing = False
-    logging.logAsyncioTasks = False
     root = logging.getLogger()
     root.handlers[:] = [handler]
     root.setLevel(logging.WARNING)

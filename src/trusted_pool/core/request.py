@@ -49,7 +49,9 @@ class Obstacle(msgspec.Struct, frozen=True):
 
 def shape_of(request: Request) -> str:
     """Name the class of all jobs with this request: 16 hex digits."""
-    return hashlib.sha256(msgspec.json.encode(request, order="sorted")).hexdigest()[:16]
+    # Every field is written: which defaults a struct leaves out depends on how it was made.
+    fields = {**msgspec.structs.asdict(request), "cpus": float(request.cpus)}
+    return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()[:16]
 
 
 def obstacles(request: Request, capacity: Capacity, worker_id: str) -> list[Obstacle]:

@@ -166,6 +166,7 @@ def test_both_ends_prove_their_keys() -> None:
     assert peer_identity(client.getpeercert(binary_form=True) or b"") == identity_of(WORKER)
     assert peer_identity(server.getpeercert(binary_form=True) or b"") == identity_of(POOL)
     assert client.version() == "TLSv1.3"
+    assert (client.context.verify_mode, server.context.verify_mode) == (ssl.CERT_REQUIRED, ssl.CERT_REQUIRED)
 
 
 def unpinned(**changes: object) -> ssl.SSLContext:

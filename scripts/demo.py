@@ -1,7 +1,7 @@
 """Show a pool at work: two workers, a coordinator, a job, its files. Everything it writes is under .demo/.
 
-Started by `make demo`. With a terminal the pool stays up until Ctrl-C; without one it is ended when all was shown.
-Whatever ends this program, the processes it started end with it.
+Started by `make demo`; an argument names another directory than .demo. With a terminal the pool stays up until Ctrl-C;
+without one it is ended when all was shown. Whatever ends this program, the processes it started end with it.
 """
 
 # ruff: noqa: INP001, T201 - a script that prints
@@ -23,8 +23,7 @@ from pathlib import Path
 from typing import NoReturn
 
 ROOT = Path(__file__).resolve().parent.parent
-HERE = ROOT / ".demo"
-TPOOL = ROOT / ".venv/bin/tpool"
+TPOOL = Path(sys.executable).with_name("tpool")
 EXAMPLE = "examples/mandelbrot"
 WEAKER = "--allow-weaker-isolation"
 N_WORKERS = 2
@@ -37,6 +36,11 @@ _libc = ctypes.CDLL(None, use_errno=True)
 
 class DemoError(Exception):
     """The demo cannot go on; the message says why."""
+
+
+def short(path: Path) -> str:
+    """Write a path as one would type it in the project's root."""
+    return str(path.relative_to(ROOT) if path.is_relative_to(ROOT) else path)
 
 
 def say(text: str = "") -> None:
@@ -52,11 +56,11 @@ def shown(command: list[str]) -> str:
 class Daemon:
     """A process of the demo, with its log in .demo/."""
 
-    def __init__(self, name: str, command: list[str]) -> None:
+    def __init__(self, here: Path, name: str, command: list[str]) -> None:
         """Start it, in a session of its own: Ctrl-C reaches the demo alone, which then ends it in order."""
         self.name = name
         self.command = command
-        self.log = HERE / f"{name}.log"
+        self.log = here / f"{name}.log"
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
@@ -125,12 +129,12 @@ def worker_id(key: Path) -> str:
     return done.stdout.strip()
 
 
-def start_worker(number: int, port: int, pool_id: str, *, weaker: bool) -> Daemon:
+def start_worker(here: Path, number: int, port: int, pool_id: str, *, weaker: bool) -> Daemon:
     """Start a worker that runs jobs of this pool only."""
     name = f"worker{number}"
-    command = [str(TPOOL), "worker", "--port", str(port), "--worker-key", str(HERE / f"{name}.pem")]
-    command += ["--pool", pool_id, "--data", str(HERE / name), "--host", "127.0.0.1"]
-    return Daemon(name, [*command, WEAKER] if weaker else command)
+    command = [str(TPOOL), "worker", "--port", str(port), "--worker-key", str(here / f"{name}.pem")]
+    command += ["--pool", pool_id, "--data", str(here / name), "--host", "127.0.0.1"]
+    return Daemon(here, name, [*command, WEAKER] if weaker else command)
 
 
 def ask(url: str) -> dict[str, object] | None:
@@ -151,9 +155,9 @@ def listens(port: int) -> bool:
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
-def start_workers(ports: list[int], pool_id: str, running: list[Daemon]) -> None:
+def start_workers(here: Path, ports: list[int], pool_id: str, running: list[Daemon]) -> None:
     """Start the workers; where this machine cannot enforce what they must, with less, and say so."""
-    workers = [start_worker(n, port, pool_id, weaker=False) for n, port in enumerate(ports, 1)]
+    workers = [start_worker(here, n, port, pool_id, weaker=False) for n, port in enumerate(ports, 1)]
     running += workers
     deadline = time.monotonic() + START_S
     weaker = False
@@ -168,31 +172,31 @@ def start_workers(ports: list[int], pool_id: str, running: list[Daemon]) -> None
             for worker in workers:
                 worker.stop()
                 running.remove(worker)
-            workers = [start_worker(n, port, pool_id, weaker=True) for n, port in enumerate(ports, 1)]
+            workers = [start_worker(here, n, port, pool_id, weaker=True) for n, port in enumerate(ports, 1)]
             running += workers
         for worker in workers:
             worker.check()
         if time.monotonic() > deadline:
-            raise DemoError(f"the workers do not listen after {START_S:g} s; see {HERE}/worker*.log")
+            raise DemoError(f"the workers do not listen after {START_S:g} s; see {here}/worker*.log")
         time.sleep(0.05)
 
 
-def start_pool(running: list[Daemon]) -> str:
+def start_pool(here: Path, running: list[Daemon]) -> str:
     """Start workers and coordinator; return the address."""
     port, *worker_ports = free_ports(1 + N_WORKERS)
-    ids = [worker_id(HERE / f"worker{n}.pem") for n in range(1, N_WORKERS + 1)]
-    pool_id = tpool("coordinator", "--show-id", "--data", str(HERE / "coordinator"))
+    ids = [worker_id(here / f"worker{n}.pem") for n in range(1, N_WORKERS + 1)]
+    pool_id = tpool("coordinator", "--show-id", "--data", str(here / "coordinator"))
     allowlist = [
         {"worker_id": name, "endpoint": f"https://127.0.0.1:{where}", "max_concurrent_jobs": 2}
         for name, where in zip(ids, worker_ports, strict=True)
     ]
-    (HERE / "workers.json").write_text(json.dumps(allowlist, indent=2) + "\n")
-    say(f"Keys and allowlist: {HERE.relative_to(ROOT)}/workers.json")
-    start_workers(worker_ports, pool_id, running)
+    (here / "workers.json").write_text(json.dumps(allowlist, indent=2) + "\n")
+    say(f"Keys and allowlist: {short(here)}/workers.json")
+    start_workers(here, worker_ports, pool_id, running)
     for worker in running:
         say(f"  {shown(worker.command)}")
-    command = [str(TPOOL), "coordinator", "--port", str(port), "--workers", str(HERE / "workers.json")]
-    coordinator = Daemon("coordinator", [*command, "--data", str(HERE / "coordinator")])
+    command = [str(TPOOL), "coordinator", "--port", str(port), "--workers", str(here / "workers.json")]
+    coordinator = Daemon(here, "coordinator", [*command, "--data", str(here / "coordinator")])
     running.append(coordinator)
     say(f"  {shown(coordinator.command)}")
     address = f"http://127.0.0.1:{port}"
@@ -201,30 +205,29 @@ def start_pool(running: list[Daemon]) -> str:
         for daemon in running:
             daemon.check()
         if time.monotonic() > deadline:
-            raise DemoError(f"the workers are not healthy after {START_S:g} s; see {HERE}/coordinator.log")
+            raise DemoError(f"the workers are not healthy after {START_S:g} s; see {here}/coordinator.log")
         time.sleep(0.05)
     return address
 
 
-def show(address: str, *args: str) -> None:
+def show(here: Path, address: str, *args: str) -> None:
     """Type a command and let it show what it shows."""
     say(f"\n$ tpool {shlex.join(args)}")
-    environment = {**os.environ, "TRUSTED_POOL_ADDR": address, "XDG_STATE_HOME": str(HERE / "state")}
+    environment = {**os.environ, "TRUSTED_POOL_ADDR": address, "XDG_STATE_HOME": str(here / "state")}
     environment.pop("TRUSTED_POOL_OUTPUT", None)
     code = subprocess.run([TPOOL, *args], cwd=ROOT, env=environment, check=False).returncode
     if code:
-        raise DemoError(f"tpool {args[0]} ended with {code}; the pool's log: .demo/coordinator.log")
+        raise DemoError(f"tpool {args[0]} ended with {code}; the pool's log: {short(here)}/coordinator.log")
 
 
-def show_all(address: str, *, stays: bool) -> None:
+def show_all(here: Path, address: str, *, stays: bool) -> None:
     """Send the example, show the pool, say what to try."""
-    outputs = ".demo/outputs"
-    show(address, "run", EXAMPLE, "-o", outputs)
-    picture = HERE / "outputs/results/output.png"
+    show(here, address, "run", EXAMPLE, "-o", short(here / "outputs"))
+    picture = here / "outputs/results/output.png"
     if picture.read_bytes()[:8] != b"\x89PNG\r\n\x1a\n":
         raise DemoError(f"{picture} is no picture")
-    show(address, "pool")
-    say(f"\nThe picture: {picture.relative_to(ROOT)} ({picture.stat().st_size} bytes)")
+    show(here, address, "pool")
+    say(f"\nThe picture: {short(picture)} ({picture.stat().st_size} bytes)")
     if not stays:
         say("No terminal: the pool is ended now. With one it stays up; type: make demo")
         return
@@ -263,14 +266,15 @@ def interrupt(_number: int, _frame: object) -> NoReturn:
 
 def main() -> int:
     """Run the demo; return its exit code."""
+    here = Path(sys.argv[1]).resolve() if len(sys.argv) > 1 else ROOT / ".demo"
     stays = sys.stdin.isatty() and sys.stdout.isatty()
     for number in (signal.SIGTERM, signal.SIGHUP):
         signal.signal(number, interrupt)
     try:
-        HERE.mkdir(mode=0o700, exist_ok=True)
+        here.mkdir(mode=0o700, exist_ok=True)
         with daemons() as running:
-            address = start_pool(running)
-            show_all(address, stays=stays)
+            address = start_pool(here, running)
+            show_all(here, address, stays=stays)
             while stays:
                 for daemon in running:
                     daemon.check()

@@ -1,5 +1,6 @@
 """Anchors, leaves and contexts: what they are, and that only the pinned key gets through a handshake."""
 
+import socket
 import ssl
 import time
 from datetime import UTC, datetime, timedelta
@@ -259,6 +260,11 @@ def test_leaves_are_renewed_when_half_of_their_life_is_over() -> None:
     assert serial() > first
     clock[0] -= 3_600  # a clock that went back makes a new one too
     assert serial() not in (first, int((clock[0] + 3_600) * 1_000))
+
+
+def test_a_blocking_socket_cannot_go_round_the_check() -> None:
+    with socket.socket() as plain, pytest.raises(TypeError, match="event loops"):
+        client_context(identity_of(WORKER), POOL, now()).wrap_socket(plain)
 
 
 def test_contexts_of_strangers_are_bounded() -> None:

@@ -19,6 +19,7 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any, NoReturn
 
 from cryptography import x509
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
@@ -164,6 +165,10 @@ class PinnedContext(ssl.SSLContext):
     """A context that trusts one id, for asyncio and uvloop (they use `sslobject_class`)."""
 
     pinned: str | None = None
+
+    def wrap_socket(self, *_: Any, **__: Any) -> NoReturn:
+        """Refuse: a blocking socket would not pass the check of `_Proven`."""
+        raise TypeError("a pinned context is for event loops; use wrap_bio")
 
 
 @contextlib.contextmanager

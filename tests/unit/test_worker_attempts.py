@@ -3,10 +3,14 @@
 import asyncio
 import hashlib
 import itertools
+import os
+import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted_pool.blobs.memory import MemoryBlobs
 from trusted_pool.core.job import InputFile, Outcome, OutputFile
@@ -25,10 +29,11 @@ from trusted_pool.protocol.errors import (
     PoolError,
     UnavailableError,
 )
+from trusted_pool.protocol.identity import identity_of
 from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 from trusted_pool.worker.logs import follow_log
-from trusted_pool.worker.pools import Pools
+from trusted_pool.worker.pools import EnrolmentError, PoolFile, Pools
 
 POOL = "pool-a"
 MANIFEST = b'{"entrypoint": "main.py", "interpreter": "python3"}'
@@ -198,6 +203,12 @@ async def until(condition: Callable[[], bool]) -> None:
             await asyncio.sleep(0)
 
 
+async def follow(rig: Rig, pool_id: str, journal_id: str, after: int) -> AsyncIterator[messages.WorkerMessage]:
+    async for together in rig.daemon.events.follow(pool_id, journal_id, after):
+        for message in together:
+            yield message
+
+
 def scenario(test: Callable[[Rig], Awaitable[None]], **kwargs: Any) -> None:
     async def play() -> None:
         rig = Rig(**kwargs)
@@ -286,7 +297,7 @@ def test_a_full_worker_says_later_and_frees_the_slot_before_it_tells_of_the_end(
         assert caught.value.retry_after_s == 1.0
         assert (await rig.submit("pool-1")).remote_id == first.remote_id  # a duplicate needs no slot
         await rig.running(first.remote_id)
-        stream = rig.daemon.events.follow(POOL, "j1", 1)
+        stream = follow(rig, POOL, "j1", 1)
         await anext(stream)
         rig.sandbox.end(first.remote_id)
         assert isinstance(await anext(stream), messages.EndedEvent)
@@ -372,7 +383,7 @@ def test_a_restart_interrupts_what_ran_and_keeps_what_ended():
         assert states == {ended.remote_id: AttemptState.ENDED, ran.remote_id: AttemptState.INTERRUPTED}
         assert (await after.submit("pool-2")).state is AttemptState.INTERRUPTED  # never started again
         assert after.sandbox.runs == []
-        stream = after.daemon.events.follow(POOL, "j1", 0)
+        stream = follow(after, POOL, "j1", 0)
         kinds = [type(await anext(stream)) for _ in range(5)]
         assert kinds[0] is messages.Hello
         assert set(kinds[1:3]) == {messages.StartedEvent}
@@ -395,7 +406,7 @@ def test_events_carry_small_results_and_leave_large_ones_to_be_fetched():
         await rig.ended(small.remote_id)
         rig.sandbox.end(large.remote_id, files={"big": b"x" * (messages.INLINE_BYTES + 1)})
         await rig.ended(large.remote_id)
-        stream = rig.daemon.events.follow(POOL, "j1", 2)
+        stream = follow(rig, POOL, "j1", 2)
         assert await anext(stream) == messages.Hello(journal_id="j1", seq=4)
         first, second = await anext(stream), await anext(stream)
         assert isinstance(first, messages.EndedEvent)
@@ -413,8 +424,8 @@ def test_a_follower_resumes_and_another_journal_begins_with_now():
     async def test(rig: Rig) -> None:
         entry = await rig.submit()
         await rig.running(entry.remote_id)
-        other = rig.daemon.events.follow(POOL, "another", 0)
-        foreign = rig.daemon.events.follow("pool-b", "j1", 0)
+        other = follow(rig, POOL, "another", 0)
+        foreign = follow(rig, "pool-b", "j1", 0)
         for stream in (other, foreign):
             assert await anext(stream) == messages.Hello(journal_id="j1", seq=1)
         rig.sandbox.end(entry.remote_id)
@@ -440,7 +451,9 @@ def test_a_log_is_followed_live_to_the_end():
         rig.sandbox.say(entry.remote_id, b"one")
         assert (await anext(pieces)).endswith(b"one")
         waiting = asyncio.create_task(anext(pieces))
-        await asyncio.sleep(0)
+        bell = rig.attempts.log_bell(entry.remote_id)
+        assert bell is not None
+        await until(lambda: bool(bell._waiting))
         rig.sandbox.say(entry.remote_id, b"two")
         assert (await waiting).endswith(b"two")
         rig.sandbox.end(entry.remote_id)
@@ -555,8 +568,37 @@ def test_a_lower_epoch_is_refused_also_after_a_restart():
         with pytest.raises(ConflictError):
             await pools.check_epoch("a", 4)
         again = Pools(anyone=True, enrolment=Remembered(), journal=journal.crash())
-        await again.check_epoch("a", 5)
         with pytest.raises(ConflictError):
             await again.check_epoch("a", 4)
+        await again.check_epoch("a", 5)
 
     asyncio.run(play())
+
+
+def test_an_enrolment_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    done: list[str] = []
+    fsync, rename = os.fsync, Path.rename
+
+    def synced(fd: int) -> None:
+        kind = "directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
+        if kind == "file":
+            assert (tmp_path / "worker.pem.pool.new").read_text() == first + "\n"
+        done.append(kind)
+        fsync(fd)
+
+    def renamed(self: Path, target: Path) -> Path:
+        done.append("rename")
+        return rename(self, target)
+
+    monkeypatch.setattr(os, "fsync", synced)
+    monkeypatch.setattr(Path, "rename", renamed)
+    first = identity_of(Ed25519PrivateKey.generate())
+    file = PoolFile(tmp_path / "worker.pem")
+    assert file.load() is None
+    file.save(first)
+    assert done == ["file", "rename", "directory"]
+    assert file.load() == first
+    assert (tmp_path / "worker.pem.pool").stat().st_mode & 0o777 == 0o600
+    (tmp_path / "worker.pem.pool").write_text("nonsense")
+    with pytest.raises(EnrolmentError, match="delete it"):
+        file.load()

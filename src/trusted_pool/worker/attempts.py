@@ -29,6 +29,9 @@ from trusted_pool.worker.slots import Slots
 GRACE_S = 10.0
 #: Between two tries to write down that an attempt ended.
 AGAIN_S = 1.0
+#: How long followers may be left without the news of a start, which the answer to the submit holds too: a short job's
+#: start then travels with its end, for one wake-up instead of two.
+START_NEWS_S = 0.05
 #: What a submit to a draining worker is told to wait.
 DRAINING_RETRY_S = 30.0
 
@@ -67,6 +70,7 @@ class Attempts:
         self._by_key: dict[Key, str] = {}
         self._pending: dict[Key, asyncio.Future[None]] = {}
         self._log_bells: dict[str, Bell] = {}  #: of those that run
+        self._ringing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
@@ -120,6 +124,10 @@ class Attempts:
     def log_bell(self, remote_id: str) -> Bell | None:
         """Return what is rung for each piece of a running attempt's log; None when it has ended."""
         return self._log_bells.get(remote_id)
+
+    def small_log(self, remote_id: str) -> bytes:
+        """Return the log as far as it is in memory: whole, or not of the size that the outcome says."""
+        return self._runner.small_log(remote_id)
 
     # Accepting
 
@@ -185,7 +193,7 @@ class Attempts:
         self._log_bells[entry.remote_id] = Bell()
         self._spawn(self._run(entry, resolved, slot))
         self._settle(admission.key)
-        self.bell.ring()
+        self._ring_soon()
         return entry
 
     def withdraw(self, admission: Admission) -> None:
@@ -211,7 +219,7 @@ class Attempts:
 
     async def _run(self, entry: Entry, resolved: Resolved, slot: int) -> None:
         remote_id, bell = entry.remote_id, self._log_bells[entry.remote_id]
-        _log.info("Started job %s attempt %d (%s) in slot %d", entry.job_id, entry.attempt, remote_id, slot)
+        _log.debug("Started job %s attempt %d (%s) in slot %d", entry.job_id, entry.attempt, remote_id, slot)
 
         async def on_start() -> None:
             if self._entries[remote_id].cancelled or self._stopping:  # heard before there was a program to end
@@ -229,7 +237,7 @@ class Attempts:
         self._slots.give_back(slot)
         del self._log_bells[remote_id]
         bell.ring()
-        self.bell.ring()
+        self._ring()
         reason = outcome.reason.value if outcome.reason else "completed"
         _log.info("Job %s attempt %d (%s) %s: %s", entry.job_id, entry.attempt, remote_id, entry.state, reason)
         await self.inputs.drop(entry.inputs)
@@ -246,6 +254,16 @@ class Attempts:
                 await asyncio.sleep(AGAIN_S)
             else:
                 return
+
+    def _ring_soon(self) -> None:
+        if self._ringing is None:
+            self._ringing = asyncio.get_running_loop().call_later(START_NEWS_S, self._ring)
+
+    def _ring(self) -> None:
+        if self._ringing is not None:
+            self._ringing.cancel()
+            self._ringing = None
+        self.bell.ring()
 
     # Ending and releasing
 
@@ -277,7 +295,8 @@ class Attempts:
         await self.journal.delete(remote_id)
         if self._entries.pop(remote_id, None) is not None:
             self._by_key.pop(_key(entry), None)
-        self.bell.ring()
+        if not self._entries:
+            self.bell.ring()  # a drained worker waits for this
         try:
             await self.sandbox.discard(remote_id)
         except SandboxError as error:
@@ -317,7 +336,7 @@ class Attempts:
     def hang_up(self) -> None:
         """Let event streams end once they have said all. Idempotent."""
         self.draining = self._stopping = self.closed = True
-        self.bell.ring()
+        self._ring()
 
     async def close(self) -> None:
         """End everything at once and let go. Idempotent."""

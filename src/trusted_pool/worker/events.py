@@ -3,7 +3,7 @@
 A follower pulls at its own pace from the journal, so a slow one slows nobody and costs no memory.
 """
 
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, Iterable
 
 import msgspec
 
@@ -24,6 +24,9 @@ from trusted_pool.protocol.messages import (
 from trusted_pool.worker.attempts import Attempts
 from trusted_pool.worker.reports import report_of
 
+#: Messages that are handed to a follower at once, at most: with inline results they hold up to 44 KiB each.
+TOGETHER = 16
+
 
 class Events:
     """Tells followers what the journal holds and what comes to it."""
@@ -40,26 +43,32 @@ class Events:
         reports = [report_of(entry) for entry in self._attempts if entry.pool_id == pool_id]
         return AttemptsAnswer(journal_id=self._journal.journal_id, seq=seq, attempts=reports)
 
-    async def follow(self, pool_id: str, journal_id: str, after: int) -> AsyncIterator[WorkerMessage]:
+    async def follow(self, pool_id: str, journal_id: str, after: int) -> AsyncGenerator[list[WorkerMessage], None]:
         """Yield Hello; the events after `after` when the journal is the same, else those from now on; heartbeats.
 
-        Ends when the worker closes.
+        What is there at the same time comes together, at most `TOGETHER` messages. Ends when the worker closes.
         """
         bell = self._attempts.bell
         newest = await self._journal.seq()
-        yield Hello(journal_id=self._journal.journal_id, seq=newest)
+        yield [Hello(journal_id=self._journal.journal_id, seq=newest)]
         position = min(after, newest) if journal_id == self._journal.journal_id else newest
         while True:
             seen = bell.rings
+            together: list[WorkerMessage] = []
             for change in await self._journal.changes(position):
                 position = change.seq
                 message = await self._message(pool_id, change)
                 if message is not None:
-                    yield message
+                    together.append(message)
+                if len(together) == TOGETHER:
+                    yield together
+                    together = []
+            if together:
+                yield together
             if self._attempts.closed:
                 return
             if not await bell.wait(seen, HEARTBEAT_S):
-                yield Heartbeat(active_jobs=self._attempts.active, draining=self._attempts.draining)
+                yield [Heartbeat(active_jobs=self._attempts.active, draining=self._attempts.draining)]
 
     async def _message(self, pool_id: str, change: Change) -> WorkerMessage | None:
         """Return the event in words; None when it is another pool's, or its attempt was released meanwhile."""
@@ -87,8 +96,8 @@ class Events:
         outcome = entry.outcome
         if outcome is None or outcome.log_bytes + sum(f.size for f in outcome.outputs) > INLINE_BYTES:
             return None, None
-        log = b""
-        if outcome.log_bytes:
+        log = self._attempts.small_log(entry.remote_id)
+        if len(log) != outcome.log_bytes:
             log = await self._journal.read_log(entry.remote_id, 0, outcome.log_bytes)
         files: dict[str, bytes] = {}
         try:
@@ -100,6 +109,6 @@ class Events:
         return log, files
 
 
-def to_line(message: WorkerMessage) -> bytes:
-    """Write a message as one line of NDJSON."""
-    return msgspec.json.encode(message) + b"\n"
+def to_lines(messages: Iterable[WorkerMessage]) -> bytes:
+    """Write messages as lines of NDJSON."""
+    return b"".join(msgspec.json.encode(message) + b"\n" for message in messages)

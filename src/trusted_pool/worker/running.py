@@ -13,12 +13,15 @@ from trusted_pool.ports.journal import Entry, Journal, JournalError
 from trusted_pool.ports.sandbox import OpenInput, Sandbox, Task
 from trusted_pool.protocol import frames
 from trusted_pool.protocol.manifest import Resolved
+from trusted_pool.protocol.messages import INLINE_BYTES
 from trusted_pool.worker.bell import Bell
 
 RESTARTED = "the worker was restarted while it ran"
 STOPPED = "the worker was stopped by its operator while it ran"
 #: Ends that the worker's own shutdown brings about.
 _BY_CLOSING = (Reason.CANCELLED, Reason.SIGNAL, Reason.SANDBOX_FAILED)
+#: Small logs kept in memory for the event that carries them.
+REMEMBERED = 256
 
 _log = logging.getLogger(__name__)
 
@@ -48,18 +51,32 @@ class Runner:
         self._journal = journal
         self._open_input = open_input
         self._clock = clock
+        self._logs: dict[str, bytearray] = {}  #: of the newest attempts, as far as they are small
+
+    def small_log(self, remote_id: str) -> bytes:
+        """Return a log that is small and was written lately, so that it need not be read from disk; else nothing."""
+        return bytes(self._logs.get(remote_id, b""))
+
+    def _remember(self, remote_id: str, frame: bytes) -> None:
+        log = self._logs.setdefault(remote_id, bytearray())
+        if len(log) <= INLINE_BYTES:  # one frame more makes it too large, and that is how it is told
+            log += frame
 
     async def run(self, task: Task, bell: Bell, on_start: Callable[[], Awaitable[None]]) -> Outcome:
         """Run to the end. `bell` is rung for each piece of the log."""
 
         def on_log(stream: int, data: bytes) -> None:
             try:
-                self._journal.append_log(task.key, frames.encode(self._clock.now(), stream, data))
+                frame = frames.encode(self._clock.now(), stream, data)
+                self._journal.append_log(task.key, frame)
+                self._remember(task.key, frame)
             except (JournalError, OSError) as error:
                 # on_log must not raise, and a full disk must not end the job: its outputs may still get through.
                 _log.error("The log of %s cannot be written: %s", task.key, error)
             bell.ring()
 
+        while len(self._logs) > REMEMBERED:
+            del self._logs[next(iter(self._logs))]
         try:
             outcome = await self._sandbox.run(task, self._open_input, on_log, on_start)
         except asyncio.CancelledError:

@@ -1,6 +1,7 @@
 """Routes of the coordinator: health, attempts, events, cancel, release."""
 
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 
 import msgspec
 from litestar import get, post
@@ -10,7 +11,7 @@ from litestar.response import Stream
 from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer
 from trusted_pool.worker.api.asked import Asked, Number, TheDaemon
 from trusted_pool.worker.api.guard import pool_of
-from trusted_pool.worker.events import to_line
+from trusted_pool.worker.events import to_lines
 from trusted_pool.worker.reports import status_of
 
 
@@ -47,8 +48,9 @@ async def events(request: Asked, daemon: TheDaemon, journal: FromQuery[str] = ""
     pool_id = pool_of(request)
 
     async def lines() -> AsyncIterator[bytes]:
-        async for message in daemon.events.follow(pool_id, journal, after):
-            yield to_line(message)
+        async with aclosing(daemon.events.follow(pool_id, journal, after)) as batches:
+            async for messages in batches:
+                yield to_lines(messages)
 
     return Stream(lines(), media_type="application/x-ndjson")
 

@@ -123,14 +123,15 @@ class Daemon:
             raise AssertionError(f"{self.path.stem} still runs after {within_s:g} s:\n{self.log}") from None
 
     def stop(self, *numbers: int) -> int | None:
-        """End it as an operator does, with these signals one after the other (SIGTERM), then with force."""
+        """End it as an operator does, with these signals in quick succession (one SIGTERM), then with force."""
         if self._process is None:
             return None
-        for number in numbers or (signal.SIGTERM,):
+        patience_s = [0.2] * (len(numbers) - 1) + [STOP_S]
+        for number, seconds in zip(numbers or (signal.SIGTERM,), patience_s or [STOP_S], strict=True):
             if self.code is None:
                 self.send(number)
                 with contextlib.suppress(subprocess.TimeoutExpired):
-                    self._process.wait(STOP_S if number == (numbers or (signal.SIGTERM,))[-1] else 0.3)
+                    self._process.wait(seconds)
         self.kill9()
         return self.code
 
@@ -175,8 +176,8 @@ class RealWorker(Daemon):
         return {"worker_id": self.worker_id, "endpoint": self.endpoint, "max_concurrent_jobs": self.slots}
 
     def stop(self, *numbers: int) -> int | None:
-        """End it without waiting for its jobs: that is what a second SIGTERM means."""
-        return super().stop(*(numbers or (signal.SIGTERM, signal.SIGTERM)))
+        """End it without waiting for its jobs or for who fetches results: that is what a third SIGTERM means."""
+        return super().stop(*(numbers or (signal.SIGTERM,) * 3))
 
 
 class RealPool:

@@ -12,7 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from trusted_pool.core.job import InputFile, Outcome
+from trusted_pool.core.job import InputFile, Outcome, OutputFile
 from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.fake import FakeLink, Fate, Wire
@@ -498,3 +498,21 @@ def test_fake_wire_breaks_a_stream_between_messages():
             await anext(events)
 
     fated(lambda _: next(fates), body)
+
+
+def test_the_largest_outcome_that_a_job_can_cause_gets_through(on: On) -> None:
+    """Else one job's file names would end the events of its worker for good."""
+    paths = [f"{n:05}/" + "/".join(['"' * 250] * 16) for n in range(2_000)]  # a fifth of it, for the test's speed
+    outcome = Outcome(outputs=tuple(OutputFile(path=path, size=1, sha256="0" * 64) for path in paths))
+
+    async def body(bench: Bench) -> None:
+        remote = await taken(bench)
+        bench.worker.end(remote, outcome)
+        events = bench.link.events("journal", 0)
+        await anext(events)
+        ended = await anext(events)
+        assert isinstance(ended, EndedEvent)
+        assert ended.outcome == outcome
+        await events.aclose()
+
+    on(body)

@@ -31,8 +31,9 @@ from trusted_pool.protocol.messages import (
 #: Bytes of an answer at most.
 MAX_ATTEMPTS_ANSWER = 16 * 1024 * 1024
 MAX_ANSWER = 1024 * 1024
-#: Bytes of one event at most: inline results, and an outcome that names some ten thousand outputs.
-MAX_EVENT = 4 * 1024 * 1024
+#: Bytes of one event at most. An outcome may name 10,000 outputs by paths of 4,095 bytes, each of them escaped: a lower
+#: cap would let one job's names end the events of its worker for good.
+MAX_EVENT = 96 * 1024 * 1024
 
 Answer = TypeVar("Answer", HealthAnswer, AcceptedAnswer, AttemptsAnswer)
 
@@ -94,14 +95,18 @@ class PinnedLink:
 
     async def events(self, journal_id: str, after: int) -> AsyncIterator[WorkerMessage]:
         """Follow its events."""
-        loop, greeted, rest = asyncio.get_running_loop(), False, b""
+        loop, greeted, rest = asyncio.get_running_loop(), False, bytearray()
         path = f"/events?{urlencode({'journal': journal_id, 'after': after})}"
         async with self._line.stream(path, self._headers, within_s=self._patience.call_s, may_be_gone=False) as content:
             heard = loop.time()
             while piece := await read_piece(content, heard + self._patience.silence_s):
-                *lines, rest = (rest + piece).split(b"\n")
+                rest += piece
                 if len(rest) > MAX_EVENT:
                     raise UnansweredError(f"it sent an event of more than {MAX_EVENT} bytes")
+                if b"\n" not in piece:
+                    continue
+                *lines, last = bytes(rest).split(b"\n")
+                rest = bytearray(last)
                 for line in lines:
                     message = _message(line)
                     if message is None:
@@ -110,8 +115,7 @@ class PinnedLink:
                         raise UnansweredError("its event stream did not begin with hello")
                     greeted = True
                     yield message
-                if lines:
-                    heard = loop.time()
+                heard = loop.time()
         raise UnansweredError("it ended the event stream")
 
     async def attempts(self) -> AttemptsAnswer:

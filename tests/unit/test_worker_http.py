@@ -24,6 +24,7 @@ from trusted_pool.journal.memory import MemoryJournal
 from trusted_pool.ports.sandbox import OnLog, OpenInput, OutputMissingError, Task
 from trusted_pool.protocol import frames
 from trusted_pool.protocol.certificates import PEER
+from trusted_pool.worker.api import submit
 from trusted_pool.worker.api.app import build_app
 from trusted_pool.worker.daemon import Daemon
 
@@ -225,6 +226,8 @@ def test_busy_draining_stale_and_running_are_told_apart():
         assert busy.headers["retry-after"] == "1"
         stale = {"trusted-pool-job": "pool-2", "trusted-pool-attempt": "1", "trusted-pool-epoch": "2"}
         error(await face.submit(headers=stale), 409, "stale_epoch")
+        for verb in ("cancel", "release"):
+            error(await face.http.post(f"/{verb}/{remote_id}", headers=stale), 409, "stale_epoch")
         error(await face.http.post(f"/release/{remote_id}"), 409, "conflict")
         face.daemon.signal()
         draining = await face.submit("pool-2")
@@ -247,6 +250,22 @@ def test_a_pool_that_is_not_listed_gets_nothing_but_a_hint(peer: str | None):
         assert face.read == 0  # not a byte of a body was read
 
     play(test, peer)
+
+
+def test_a_body_that_does_not_come_is_given_up_and_frees_its_slot(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(submit, "SILENCE_S", 0.05)
+
+    async def slow() -> AsyncIterator[bytes]:
+        yield b"--B"
+        await asyncio.Event().wait()
+
+    async def test(face: Face) -> None:
+        headers = {"trusted-pool-job": "pool-1", "trusted-pool-attempt": "1", "trusted-pool-epoch": "1"}
+        headers["content-type"] = "multipart/form-data; boundary=B"
+        assert error(await face.http.post("/submit", headers=headers, content=slow()), 408, "too_slow")["retryable"]
+        assert face.daemon.attempts.active == 0
+
+    play(test)
 
 
 def test_a_header_that_names_another_pool_is_refused():

@@ -147,5 +147,10 @@ class Pools:
                 hint="another coordinator of the pool has this worker now",
             )
         self._epochs[pool_id] = epoch
-        if epoch > newest:
+        if epoch == newest:
+            return
+        try:
             await self._journal.set_setting(name, str(epoch))
+        except BaseException:
+            self._epochs.pop(pool_id, None)  # the journal knows which one is kept
+            raise

@@ -9,7 +9,7 @@ from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
 from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer
-from trusted_pool.worker.api.asked import Asked, Number, TheDaemon
+from trusted_pool.worker.api.asked import Asked, Number, TheDaemon, check_epoch
 from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.events import to_lines
 from trusted_pool.worker.reports import status_of
@@ -58,6 +58,7 @@ async def events(request: Asked, daemon: TheDaemon, journal: FromQuery[str] = ""
 @post("/cancel/{remote_id:str}", status_code=200)
 async def cancel(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> CancelReply:
     """End an attempt: SIGTERM, 10 s, SIGKILL. Answers when heard."""
+    await check_epoch(request, daemon)
     entry = daemon.attempts.cancel(pool_of(request), remote_id)
     running = daemon.attempts.log_bell(remote_id) is not None
     return CancelReply(job_id=remote_id, status=status_of(entry).status, cancelled=running)
@@ -66,5 +67,6 @@ async def cancel(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) ->
 @post("/release/{remote_id:str}", status_code=200)
 async def release(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> ReleaseReply:
     """Delete an ended attempt with its log and files."""
+    await check_epoch(request, daemon)
     await daemon.attempts.release(pool_of(request), remote_id)
     return ReleaseReply(job_id=remote_id)

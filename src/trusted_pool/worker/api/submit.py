@@ -12,7 +12,7 @@ from trusted_pool.protocol import form
 from trusted_pool.protocol.errors import BadRequestError, PoolError
 from trusted_pool.protocol.manifest import MAX_BYTES
 from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, AcceptedAnswer
-from trusted_pool.worker.api.asked import Asked, TheDaemon
+from trusted_pool.worker.api.asked import Asked, TheDaemon, check_epoch, number_in
 from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.attempts import Key
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
@@ -21,7 +21,6 @@ from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 SILENCE_S = 30.0
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-_NUMBER = re.compile(r"\d{1,15}\Z", re.ASCII)
 
 
 class TooSlowError(PoolError):
@@ -33,8 +32,8 @@ class TooSlowError(PoolError):
 @post("/submit", status_code=200, request_max_body_size=None)
 async def submit(request: Asked, daemon: TheDaemon) -> AcceptedAnswer:
     """Take an attempt durably and start it; the same attempt again gets the same answer and no second run."""
-    key, epoch = _said(request)
-    await daemon.pools.check_epoch(key[0], epoch)
+    key = _said(request)
+    await check_epoch(request, daemon)
     admission = await daemon.attempts.admit(key)
     if admission.known is not None:
         return _answer(admission.known)
@@ -49,22 +48,16 @@ def _answer(entry: Entry) -> AcceptedAnswer:
     return AcceptedAnswer(job_id=entry.remote_id, status=entry.state.value, started_at=entry.started_at)
 
 
-def _said(request: Asked) -> tuple[Key, int]:
+def _said(request: Asked) -> Key:
     """Read the headers. Raises BadRequestError."""
     job_id = request.headers.get(JOB_HEADER, "")
     if not _JOB_ID.match(job_id):
         raise BadRequestError(f"the header {JOB_HEADER} must name the job", hint="letters, digits, '.', '_' and '-'")
-    attempt, epoch = _number(request, ATTEMPT_HEADER), _number(request, EPOCH_HEADER)
+    attempt = number_in(request, ATTEMPT_HEADER)
+    number_in(request, EPOCH_HEADER)  # must be there; who cancels or releases may leave it out
     if attempt < 1:
         raise BadRequestError(f"the header {ATTEMPT_HEADER} must be at least 1")
-    return (pool_of(request), job_id, attempt), epoch
-
-
-def _number(request: Asked, header: str) -> int:
-    text = request.headers.get(header, "")
-    if not _NUMBER.match(text):
-        raise BadRequestError(f"the header {header} must be a number")
-    return int(text)
+    return pool_of(request), job_id, attempt
 
 
 async def _parts(request: Asked) -> AsyncGenerator[Part, None]:

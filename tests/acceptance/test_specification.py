@@ -224,7 +224,7 @@ def test_requirements_are_this_project_and_are_all_here():
 
 def test_requirements_can_be_read_by_pip(tmp_path: Path):
     """No index is asked: what builds this project is pinned beside it."""
-    if importlib.util.find_spec("hatchling") is None:
+    if not all(map(importlib.util.find_spec, ("hatchling", "editables"))):
         (pytest.fail if os.environ.get("CI") else pytest.skip)("hatchling is not installed; make test installs it")
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "install", "--dry-run"]
     pip += ["--no-deps", "--no-index", "--no-build-isolation", "-r", "requirements.txt"]

@@ -34,6 +34,8 @@ def advance(job: Job, happening: h.Happening, now: float) -> Job:
             return _of_attempt(job, happening, now)
         case h.CancelRequested():
             return _cancel_requested(job, happening, now)
+        case h.Reprioritised():
+            return _reprioritised(job, happening)
         case h.Expired():
             return _give_up(job, Reason.EXPIRED, "it was not started before it expired", now)
         case h.Unplaceable():
@@ -47,6 +49,14 @@ def _to(job: Job, move: Move) -> JobState:
         return JOB[job.state, move]
     except KeyError:
         raise IllegalTransitionError(f"a {job.state} job has no move {move}") from None
+
+
+def _reprioritised(job: Job, event: h.Reprioritised) -> Job:
+    if job.state is not JobState.QUEUED:
+        raise IllegalTransitionError(f"a {job.state} job has no place in the queue")
+    if job.priority == event.priority:
+        return job
+    return msgspec.structs.replace(job, priority=event.priority)
 
 
 def _give_up(job: Job, reason: Reason, words: str, now: float) -> Job:

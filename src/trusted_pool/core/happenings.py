@@ -98,6 +98,13 @@ class CancelConfirmed(OfAttempt, frozen=True, kw_only=True):
     """The worker says that the attempt is gone or was never there."""
 
 
+class Reprioritised(Happening, frozen=True, kw_only=True):
+    """Somebody gave it another priority."""
+
+    priority: int
+    by: str
+
+
 class Expired(Happening, frozen=True, kw_only=True):
     """`expires_at` passed before a start."""
 

@@ -92,6 +92,6 @@ JOB: dict[tuple[J, Move], J] = {
 }
 
 #: Happenings of a job that has no current attempt to fence.
-OF_JOB = ("Placed", "CancelRequested", "Expired", "Unplaceable")
+OF_JOB = ("Placed", "CancelRequested", "Reprioritised", "Expired", "Unplaceable")
 #: Happenings of one attempt, fenced by its number.
 OF_ATTEMPT = tuple(sorted({kind for _, kind in ATTEMPT}))

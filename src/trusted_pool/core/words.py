@@ -47,6 +47,7 @@ class Reason(StrEnum):
     WORKER_UNREACHABLE = "worker_unreachable"  #: queued again: not a byte reached the worker
     WORKER_LOST = "worker_lost"  #: the worker was silent for longer than the grace
     INTERRUPTED = "interrupted"  #: the worker restarted while the job ran
+    DRAINED = "drained"  #: its worker had to be free by a deadline
     RESULTS_LOST = "results_lost"  #: it ended, but its results could not be copied
     COLLECTING = "collecting"  #: it ended; logs and outputs are being copied
     CANCELLING = "cancelling"  #: a cancel is on its way to the worker
@@ -118,6 +119,7 @@ FAULT_OF: dict[Reason, Fault] = {
     Reason.SANDBOX_FAILED: Fault.WORKER,
     Reason.WORKER_LOST: Fault.WORKER,
     Reason.INTERRUPTED: Fault.WORKER,
+    Reason.DRAINED: Fault.OPERATOR,
     Reason.RESULTS_LOST: Fault.WORKER,
     Reason.REJECTED: Fault.WORKER,
     Reason.UNPLACEABLE: Fault.OPERATOR,
@@ -130,6 +132,7 @@ RETRYABLE = frozenset(
     {
         Reason.WORKER_LOST,
         Reason.INTERRUPTED,
+        Reason.DRAINED,
         Reason.RESULTS_LOST,
         Reason.SANDBOX_FAILED,
         Reason.REJECTED,

@@ -35,6 +35,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     health: WorkerHealth = WorkerHealth.UNKNOWN
     words: str = ""  #: why it is not healthy, for people
     duty: Duty = Duty.ACTIVE
+    drain_by: float | None = None  #: when a drain ends what still runs
     capacity: Capacity = Capacity()  #: as it last said
     version: str = ""
     last_health_check: float | None = None  #: when a check last ended, answered or not

@@ -87,6 +87,8 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     blobs: tuple[Blob, ...] = ()  #: referred to by `job` from now on
     idempotency: Idempotency | None = None
     workers: tuple[Worker, ...] = ()  #: rows to put; the coordinator that leases a worker is its only writer
+    charge: float = 0.0  #: added to the virtual time of the job's owner
+    settings: dict[str, str | None] = {}  #: to keep; None forgets one
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
@@ -105,6 +107,14 @@ class ShapeCount(msgspec.Struct, frozen=True, kw_only=True):
     queued: int
 
 
+class Share(msgspec.Struct, frozen=True, kw_only=True):
+    """What an owner has had of the pool, for fair queueing."""
+
+    owner: str
+    virtual_time: float  #: the sum of its charges, moved up when it comes back from having nothing queued
+    queued: int
+
+
 class Counters(msgspec.Struct, frozen=True, kw_only=True):
     """Kept in the transactions that change them, never counted."""
 
@@ -119,6 +129,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     owner: str | None = None
     worker_id: str | None = None
     name: str | None = None
+    labels: dict[str, str] = {}  #: each must be equal
     since: float | None = None  #: submitted at or after
     until: float | None = None  #: submitted before
     limit: int = 50
@@ -141,9 +152,13 @@ class Store(Protocol):
     - A job's version starts at 1 and grows by 1 with each commit.
     - A unit with `idempotency` conflicts when the owner's key is held and not run out; nothing of it is kept.
     - `reserve` marks and returns up to n queued jobs of the shapes, with `not_before` ≤ now and no reservation of
-      another holder that is still valid, by `order_key`, then job id. Two holders never have the same job at once; a
-      holder's own reservations do not hide jobs from it. A reservation is no transition: it does not change the
-      version, and a commit of the job ends it.
+      another holder that is still valid. Between owners: the least virtual time goes first, counting 1 for each job
+      already picked in this call; ties by name. Within an owner: by `order_key`, then job id. The answer is in that
+      order. Two holders never have the same job at once; a holder's own reservations do not hide jobs from it. A
+      reservation is no transition: it does not change the version, and a commit of the job ends it.
+    - `charge` adds to the virtual time of the job's owner. An owner whose first job is queued begins at the least
+      virtual time of the owners that have queued jobs, if its own is less: who was away has saved nothing.
+    - A unit may hold events only, or settings or workers only.
     - Reads see every commit that was answered before they began.
     - Loading what is not there gives None or an empty sequence, never an error.
     - After StoreFullError nothing was kept and later calls succeed once there is space.
@@ -193,6 +208,12 @@ class Store(Protocol):
 
     async def counters(self) -> Counters:
         """Return the counters."""
+
+    async def shares(self) -> list[Share]:
+        """Return the share of every owner that has queued jobs, least virtual time first."""
+
+    async def settings(self) -> dict[str, str]:
+        """Return all kept settings."""
 
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""

@@ -6,6 +6,7 @@ import itertools
 import os
 import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ from trusted_pool.protocol.errors import (
     UnavailableError,
 )
 from trusted_pool.protocol.identity import identity_of
+from trusted_pool.worker import daemon
 from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 from trusted_pool.worker.logs import follow_log
@@ -204,9 +206,10 @@ async def until(condition: Callable[[], bool]) -> None:
 
 
 async def follow(rig: Rig, pool_id: str, journal_id: str, after: int) -> AsyncIterator[messages.WorkerMessage]:
-    async for together in rig.daemon.events.follow(pool_id, journal_id, after):
-        for message in together:
-            yield message
+    async with aclosing(rig.daemon.events.follow(pool_id, journal_id, after)) as batches:
+        async for together in batches:
+            for message in together:
+                yield message
 
 
 def scenario(test: Callable[[Rig], Awaitable[None]], **kwargs: Any) -> None:
@@ -508,6 +511,8 @@ def test_draining_refuses_new_attempts_and_ends_when_results_are_fetched():
     async def test(rig: Rig) -> None:
         entry = await rig.submit()
         await rig.running(entry.remote_id)
+        follower = rig.daemon.events.follow(POOL, "", 0)
+        await anext(follower)
         leaving = asyncio.create_task(rig.daemon.wait())
         rig.daemon.signal()
         with pytest.raises(UnavailableError):
@@ -516,9 +521,32 @@ def test_draining_refuses_new_attempts_and_ends_when_results_are_fetched():
         assert rig.daemon.health().draining
         rig.sandbox.end(entry.remote_id)
         await rig.ended(entry.remote_id)
+        await anext(follower)
         assert not leaving.done()
         await rig.attempts.release(POOL, entry.remote_id)
         await leaving
+        await follower.aclose()
+
+    scenario(test)
+
+
+def test_a_drained_worker_keeps_its_results_and_leaves_when_nobody_listens(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(daemon, "MENDED_S", 0.01)
+
+    async def test(rig: Rig) -> None:
+        entry = await rig.submit()
+        await rig.running(entry.remote_id)
+        follower = rig.daemon.events.follow(POOL, "", 0)
+        await anext(follower)
+        leaving = asyncio.create_task(rig.daemon.wait())
+        rig.daemon.signal()
+        rig.sandbox.end(entry.remote_id)
+        await rig.ended(entry.remote_id)
+        await anext(follower)
+        assert not leaving.done()
+        await follower.aclose()
+        await leaving
+        assert await rig.journal.entry(entry.remote_id) is not None
 
     scenario(test)
 

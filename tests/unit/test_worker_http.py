@@ -381,7 +381,7 @@ def test_hostile_submits_are_refused_and_leave_nothing(hostile: list[bytes], bou
 )
 def test_hostile_paths_are_refused(method: str, route: str, tail: list[str]):
     async def test(face: Face) -> None:
-        answer = await face.http.request(method, route + "".join(tail))
+        answer = await face.http.request(method, "https://worker" + route + "".join(tail))
         assert answer.status_code < 500, answer.text
         assert answer.status_code >= 400 or route == "/attempts" or method == "OPTIONS"
 

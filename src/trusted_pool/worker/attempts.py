@@ -316,15 +316,13 @@ class Attempts:
         for remote_id in self._log_bells:
             self._spawn(self.sandbox.stop(remote_id, GRACE_S))
 
-    async def idle(self, timeout_s: float | None = None) -> bool:
-        """Wait until no slot is taken; False after the timeout."""
-        return await self._until(lambda: self.active == 0, timeout_s)
+    @property
+    def empty(self) -> bool:
+        """Whether every attempt was released."""
+        return not self._entries
 
-    async def emptied(self, timeout_s: float) -> bool:
-        """Wait until every attempt was released; False after the timeout."""
-        return await self._until(lambda: not self._entries, timeout_s)
-
-    async def _until(self, condition: Callable[[], bool], timeout_s: float | None) -> bool:
+    async def until(self, condition: Callable[[], bool], timeout_s: float | None = None) -> bool:
+        """Wait until it holds, looking again whenever something happened here; False after the timeout."""
         try:
             async with asyncio.timeout(timeout_s):
                 while not condition():
@@ -332,6 +330,10 @@ class Attempts:
         except TimeoutError:
             return False
         return True
+
+    async def idle(self, timeout_s: float | None = None) -> bool:
+        """Wait until no slot is taken; False after the timeout."""
+        return await self.until(lambda: self.active == 0, timeout_s)
 
     def hang_up(self) -> None:
         """Let event streams end once they have said all. Idempotent."""

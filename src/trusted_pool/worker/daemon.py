@@ -17,6 +17,8 @@ from trusted_pool.worker.pools import Enrolment, Pools
 
 #: How long a drained worker waits for its results to be fetched before it leaves; those that stay are kept on disk.
 RESULTS_S = 30.0
+#: How long nobody may listen before a drained worker leaves with results that were not fetched.
+MENDED_S = 2.0
 
 _log = logging.getLogger(__name__)
 
@@ -106,8 +108,21 @@ class Daemon:
 
     async def _leave(self) -> None:
         await self.attempts.idle()
-        if not await self.attempts.emptied(RESULTS_S):
+        try:
+            async with asyncio.timeout(RESULTS_S):
+                await self._fetched()
+        except TimeoutError:
+            pass
+        if not self.attempts.empty:
             _log.warning("Results that nobody fetched stay here; start the worker again to hand them out")
+
+    async def _fetched(self) -> None:
+        """Wait while somebody listens, who then fetches; a broken line gets a moment to be mended."""
+        attempts, events = self.attempts, self.events
+        listening = True
+        while listening and not attempts.empty:
+            await attempts.until(lambda: attempts.empty or not events.followers)
+            listening = await attempts.until(lambda: attempts.empty or events.followers > 0, MENDED_S)
 
     def hang_up(self) -> None:
         """Let the answers that never end, end: what follows events has heard all by then. Comes before `close`."""

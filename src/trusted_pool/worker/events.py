@@ -4,6 +4,7 @@ A follower pulls at its own pace from the journal, so a slow one slows nobody an
 """
 
 from collections.abc import AsyncGenerator, Iterable
+from contextlib import aclosing
 
 import msgspec
 
@@ -35,6 +36,7 @@ class Events:
         self._attempts = attempts
         self._journal = journal
         self._sandbox = sandbox
+        self.followers = 0  #: who listens now
 
     async def report(self, pool_id: str) -> AttemptsAnswer:
         """Return all that the worker has of this pool."""
@@ -48,6 +50,17 @@ class Events:
 
         What is there at the same time comes together, at most `TOGETHER` messages. Ends when the worker closes.
         """
+        self.followers += 1
+        self._attempts.bell.ring()
+        try:
+            async with aclosing(self._follow(pool_id, journal_id, after)) as batches:
+                async for messages in batches:
+                    yield messages
+        finally:
+            self.followers -= 1
+            self._attempts.bell.ring()
+
+    async def _follow(self, pool_id: str, journal_id: str, after: int) -> AsyncGenerator[list[WorkerMessage], None]:
         bell = self._attempts.bell
         newest = await self._journal.seq()
         yield [Hello(journal_id=self._journal.journal_id, seq=newest)]

@@ -9,6 +9,7 @@ from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.core import happenings as h
 from trusted_pool.core.advance import IllegalTransitionError, advance
+from trusted_pool.core.fair import CHARGE
 from trusted_pool.core.job import Job
 from trusted_pool.core.placement import choose
 from trusted_pool.core.words import JobState
@@ -38,6 +39,7 @@ class Dispatcher:
         self._holder = holder
         self._wake = asyncio.Event()
         self._wake.set()
+        self.paused = False
         self._waiting: set[str] = set()  #: shapes for which nobody was found, said once
 
     def wake(self) -> None:
@@ -85,6 +87,8 @@ class Dispatcher:
     async def _round(self) -> bool:
         """Place up to a batch; return whether there may be more to place."""
         self._wake.clear()
+        if self.paused:
+            return False
         now = self._clock.now()
         pool = self._roster.able(now)
         free = sum(max(0, worker.slots - load.active) for worker, load in pool)
@@ -112,7 +116,7 @@ class Dispatcher:
         for row, job in placed:
             attempt = job.attempts[-1]
             event = event_of(job, h.Placed(attempt=attempt.number, worker_id=attempt.worker_id), now)
-            units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,)))
+            units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,), charge=CHARGE))
         if not units:
             return
         for (row, job), committed in zip(placed, await self._store.commit(units), strict=True):

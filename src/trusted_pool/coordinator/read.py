@@ -5,22 +5,24 @@ from collections.abc import Callable
 import msgspec
 
 from trusted_pool import __version__
+from trusted_pool.coordinator.explain import Explain, failure_of
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.roster import Roster
 from trusted_pool.core.job import Attempt, Job
-from trusted_pool.core.placement import why_not
-from trusted_pool.core.words import RETRYABLE, AttemptState, JobState, WorkerHealth
+from trusted_pool.core.words import RETRYABLE, AttemptState, Duty, JobState, WorkerHealth
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.store import JobQuery, Result, Store
 from trusted_pool.protocol.answers import (
     ExecutionMetadata,
+    ExplainAnswer,
+    HistoryAnswer,
+    HistoryEvent,
     JobsAnswer,
     JobSummary,
     PoolAnswer,
     StatusAnswer,
     WorkerAnswer,
     WorkerStatus,
-    WorkerVerdict,
 )
 from trusted_pool.protocol.errors import BadRequestError, ConflictError
 
@@ -30,10 +32,13 @@ Allowed = Callable[[Job], None]
 class Read:
     """Answers questions; changes nothing."""
 
-    def __init__(self, store: Store, jobs: Jobs, roster: Roster, clock: Clock, pool_id: str) -> None:
+    def __init__(
+        self, *, store: Store, jobs: Jobs, roster: Roster, explain: Explain, clock: Clock, pool_id: str
+    ) -> None:
         self._store = store
         self._jobs = jobs
         self._roster = roster
+        self._explain = explain
         self._clock = clock
         self._pool_id = pool_id
 
@@ -61,7 +66,10 @@ class Read:
             labels=job.labels,
             priority=job.priority,
             queue_position=await self._store.queue_position(job) if queued else None,
-            waiting_for=self._verdicts(job) if queued else None,
+            waiting_for=self._explain.verdicts(job.request) if queued else None,
+            failure=failure_of(job, self._roster),
+            not_before=job.not_before if queued and job.not_before > self._clock.now() else None,
+            expires_at=job.expires_at,
             cancel_requested_at=job.cancel_requested_at,
             rerun_of=job.rerun_of,
             attempts=[_without_outputs(a) for a in job.attempts],
@@ -69,15 +77,21 @@ class Read:
             manifest=msgspec.json.decode(job.manifest),
         )
 
-    def _verdicts(self, job: Job) -> list[WorkerVerdict]:
-        return [
-            WorkerVerdict(
-                worker_id=m.worker.worker_id,
-                endpoint=m.worker.endpoint,
-                obstacles=why_not(job.request, m.worker, m.load),
-            )
-            for m in self._roster.listed()
+    async def explain(self, job_id: str, allowed: Allowed) -> ExplainAnswer:
+        """Say why a job is where it is. Raises NotFoundError."""
+        job = await self._jobs.get(job_id)
+        allowed(job)
+        position = await self._store.queue_position(job) if job.state is JobState.QUEUED else None
+        return self._explain.explain(job, position)
+
+    async def history(self, job_id: str, allowed: Allowed) -> HistoryAnswer:
+        """Return the whole story of a job. Raises NotFoundError."""
+        allowed(await self._jobs.get(job_id))
+        events = [
+            HistoryEvent(seq=e.seq, at=e.at, kind=e.kind, attempt=e.attempt, data=e.data)
+            for e in await self._store.events(job_id)
         ]
+        return HistoryAnswer(job_id=job_id, events=events)
 
     async def jobs(self, query: JobQuery) -> JobsAnswer:
         """Return one page of jobs, newest first. Raises BadRequestError for a bad cursor."""
@@ -103,8 +117,22 @@ class Read:
     async def pool(self) -> PoolAnswer:
         """Return the state of the pool."""
         counters = await self._store.counters()
-        members = self._roster.listed()
-        workers = [
+        workers = self.workers()
+        return PoolAnswer(
+            total_workers=len(workers),
+            healthy_workers=sum(w.is_healthy for w in workers),
+            total_jobs=counters.total,
+            queued_jobs=counters.jobs.get(JobState.QUEUED, 0),
+            jobs={state.value: counters.jobs.get(state, 0) for state in JobState},
+            paused=self._explain.paused,
+            pool_id=self._pool_id,
+            workers=workers,
+            version=__version__,
+        )
+
+    def workers(self) -> list[WorkerAnswer]:
+        """Return the workers of the allowlist."""
+        return [
             WorkerAnswer(
                 worker_id=m.worker.worker_id,
                 endpoint=m.worker.endpoint,
@@ -114,24 +142,16 @@ class Read:
                 last_health_check=m.worker.last_health_check,
                 health=m.worker.health,
                 duty=m.worker.duty,
+                drained=m.worker.duty is Duty.DRAINING and m.load.active == 0,
+                drain_by=m.worker.drain_by,
                 identity="proven" if m.worker.proven else "claimed",
                 words=m.worker.words,
                 labels=m.worker.offer.labels,
                 capacity=m.worker.offer,
                 version=m.worker.version,
             )
-            for m in members
+            for m in self._roster.listed()
         ]
-        return PoolAnswer(
-            total_workers=len(workers),
-            healthy_workers=sum(w.is_healthy for w in workers),
-            total_jobs=counters.total,
-            queued_jobs=counters.jobs.get(JobState.QUEUED, 0),
-            jobs={state.value: counters.jobs.get(state, 0) for state in JobState},
-            pool_id=self._pool_id,
-            workers=workers,
-            version=__version__,
-        )
 
 
 def _summary(job: Job) -> JobSummary:

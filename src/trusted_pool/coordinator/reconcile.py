@@ -14,7 +14,7 @@ from trusted_pool.core.retry import backoff_s
 from trusted_pool.core.words import AttemptState
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import GoneError, LinkError, WorkerLink
-from trusted_pool.ports.store import Store
+from trusted_pool.ports.store import Event, Store, StoreError, Unit
 from trusted_pool.protocol.errors import NotFoundError
 from trusted_pool.protocol.messages import (
     AttemptReport,
@@ -24,6 +24,8 @@ from trusted_pool.protocol.messages import (
 )
 
 _log = logging.getLogger(__name__)
+
+MAX_EVIDENCE = 20  #: outputs of a stale attempt that are named
 
 
 class Reconciler:
@@ -90,7 +92,23 @@ class Reconciler:
                     await self._collector.release(worker_id, event.remote_id)
         except (NotFoundError, IllegalTransitionError) as error:
             _log.info("Worker %s: %s of a stale attempt: %s", short(worker_id), type(event).__name__, error)
+            await self._keep_evidence(worker_id, event)
             await self._unwanted(worker_id, event.remote_id, over=not isinstance(event, StartedEvent))
+
+    async def _keep_evidence(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
+        """Write down in the job's story what came from an attempt that is over. It changes nothing."""
+        if await self._jobs.load(event.job_id) is None:
+            return
+        data: dict[str, object] = {"what": type(event).__name__, "worker_id": worker_id, "remote_id": event.remote_id}
+        if isinstance(event, EndedEvent):
+            outcome = event.outcome
+            data |= {"reason": outcome.reason, "exit_code": outcome.exit_code}
+            data["outputs"] = {o.path: o.sha256 for o in outcome.outputs[:MAX_EVIDENCE]}
+        stale = Event(job_id=event.job_id, at=self._clock.now(), kind="Stale", attempt=event.attempt, data=data)
+        try:
+            await self._store.commit([Unit(events=(stale,))])
+        except StoreError as error:
+            _log.warning("Evidence of job %s is not kept: %s", event.job_id, error)
 
     async def _report(self, worker_id: str, report: AttemptReport) -> None:
         job_id, attempt, remote_id = report.job_id, report.attempt, report.remote_id

@@ -11,6 +11,8 @@ from trusted_pool.coordinator.cancel import Cancel
 from trusted_pool.coordinator.collect import Collector
 from trusted_pool.coordinator.contents import Contents
 from trusted_pool.coordinator.dispatch import Dispatcher
+from trusted_pool.coordinator.duties import PAUSED, Duties
+from trusted_pool.coordinator.explain import Explain
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.logs import Logs
 from trusted_pool.coordinator.read import Read
@@ -25,7 +27,7 @@ from trusted_pool.core.worker import Worker
 from trusted_pool.ports.blobs import Blobs
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import LinkTo
-from trusted_pool.ports.store import Store
+from trusted_pool.ports.store import Store, Unit
 
 _log = logging.getLogger(__name__)
 
@@ -95,7 +97,11 @@ class Coordinator:
             holder=dice.token(8),
         )
         self.cancel = Cancel(self.jobs, self._sender, self._tasks)
-        self.read = Read(store, self.jobs, self.roster, clock, pool_id)
+        self.explain = Explain(self.roster, clock)
+        self.duties = Duties(store, self.jobs, self.roster, self._tasks, clock)
+        self.read = Read(
+            store=store, jobs=self.jobs, roster=self.roster, explain=self.explain, clock=clock, pool_id=pool_id
+        )
         self.logs = Logs(store, self.jobs, self.roster, self.contents, self.bulletin)
         self._sender.on_trouble = self._trouble
         self.roster.on_change = self._dispatcher.wake
@@ -110,6 +116,7 @@ class Coordinator:
         await self.reload(allowlist)
         for row in await self._store.open_jobs():
             self.roster.account(None, row.job)
+        self.duties.take_up()
         self._tasks.spawn(self._dispatcher.run(), "dispatcher")
 
     async def reload(self, allowlist: Iterable[Worker]) -> None:
@@ -136,6 +143,16 @@ class Coordinator:
             grace_s=self.settings.grace_s,
         )
         self._watchers[worker_id] = (watcher, self._tasks.spawn(watcher.run(), f"watch {worker_id[:12]}"))
+
+    async def pause(self, *, paused: bool) -> None:
+        """Dispatch nothing until it is resumed; what runs goes on. Kept over restarts."""
+        await self._store.commit([Unit(settings={PAUSED: "yes" if paused else None})])
+        self._set_paused(paused)
+        _log.info("The pool is %s", "paused" if paused else "resumed")
+
+    def _set_paused(self, paused: bool) -> None:
+        self.explain.paused = self._dispatcher.paused = paused
+        self._dispatcher.wake()
 
     def _trouble(self, worker_id: str, words: str) -> None:
         watcher = self._watchers.get(worker_id)

@@ -15,7 +15,7 @@ from trusted_pool.core.request import Request, obstacles
 from trusted_pool.core.words import JobState, OnWorkerLoss, Reason
 from trusted_pool.ports.blobs import BlobsFullError, Staged
 from trusted_pool.ports.clock import Clock, Dice
-from trusted_pool.ports.store import Event, Idempotency, Store, StoreFullError, Unit
+from trusted_pool.ports.store import Blob, Event, Idempotency, Store, StoreFullError, Unit
 from trusted_pool.protocol import archive, manifest
 from trusted_pool.protocol.errors import (
     BadManifestError,
@@ -29,6 +29,7 @@ _log = logging.getLogger(__name__)
 
 IDEMPOTENCY_S = 24 * 3600.0
 MANIFEST_NAME = "job.json"
+_SEND_FILES = "send them: curl -F files=@project.tar.gz …"
 
 
 class Upload(msgspec.Struct, frozen=True):
@@ -81,19 +82,36 @@ class Submit:
             for file in files:
                 await file.staged.discard()
 
-    async def _submit(self, owner: str, raw: bytes | None, files: list[Upload], key: str | None) -> Job:
-        if not files:
-            raise BadRequestError("no files were sent", hint="send them: curl -F files=@project.tar.gz …")
-        resolved = await self._resolve(raw, files)
-        text = manifest.canonical(resolved)
-        inputs = tuple(InputFile(name=f.name, size=f.staged.size, sha256=f.staged.sha256) for f in files)
-        fingerprint = "" if key is None else _fingerprint(text, inputs)
-        if key is not None and (known := await self._known(owner, key, fingerprint)) is not None:
-            return known
-        self._possible(resolved.request)
-        blobs = [await self._contents.keep(f.staged) for f in files]
+    async def dry_run(self, raw: bytes | None, files: list[Upload]) -> tuple[manifest.Resolved, Request]:
+        """Say what the manifest means with everything filled in. Nothing is kept. Raises PoolError as a submit."""
+        try:
+            if not files:
+                raise BadRequestError("no files were sent", hint=_SEND_FILES)
+            resolved = await self._resolve(raw, files)
+        finally:
+            for file in files:
+                await file.staged.discard()
+        return resolved, resolved.request
+
+    async def rerun(self, old: Job, by: str) -> Job:
+        """Keep a new job with the files and the manifest of an old one. Raises PoolError."""
+        parsed = manifest.parse(old.manifest.encode())
+        resolved = manifest.resolve(parsed, {parsed.entrypoint or ""}, self._on_worker_loss)
+        blobs = [Blob(sha256=file.sha256, size=file.size) for file in old.inputs]
+        job = self._job(by, resolved, old.manifest, old.inputs)
+        job = msgspec.structs.replace(job, rerun_of=old.job_id)
+        self._possible(job.request)
+        event = Event(job_id=job.job_id, at=job.submitted_at, kind="Submitted", data={"rerun_of": old.job_id})
+        (committed,) = await self._store.commit([Unit(job=job, events=(event,), blobs=tuple(blobs))])
+        if not committed.ok:
+            raise ConflictError(f"the job could not be kept: {committed.conflict}", hint="try again")
+        _log.info("Queued job %s again as %s", old.job_id, job.job_id)
+        self._bulletin.publish(None, job)
+        return job
+
+    def _job(self, owner: str, resolved: manifest.Resolved, text: str, inputs: tuple[InputFile, ...]) -> Job:
         now = self._clock.now()
-        job = Job(
+        return Job(
             job_id=f"pool-{self._dice.token(8)}",
             owner=owner,
             state=JobState.QUEUED,
@@ -109,6 +127,20 @@ class Submit:
             submitted_at=now,
             expires_at=None if resolved.expires_in_s is None else now + resolved.expires_in_s,
         )
+
+    async def _submit(self, owner: str, raw: bytes | None, files: list[Upload], key: str | None) -> Job:
+        if not files:
+            raise BadRequestError("no files were sent", hint=_SEND_FILES)
+        resolved = await self._resolve(raw, files)
+        text = manifest.canonical(resolved)
+        inputs = tuple(InputFile(name=f.name, size=f.staged.size, sha256=f.staged.sha256) for f in files)
+        fingerprint = "" if key is None else _fingerprint(text, inputs)
+        if key is not None and (known := await self._known(owner, key, fingerprint)) is not None:
+            return known
+        self._possible(resolved.request)
+        blobs = [await self._contents.keep(f.staged) for f in files]
+        job = self._job(owner, resolved, text, inputs)
+        now = job.submitted_at
         held = None
         if key is not None:
             held = Idempotency(

@@ -95,11 +95,11 @@ class Watcher:
         return min(pause, left) if left > 0 else pause
 
     async def _check(self) -> None:
-        before = self._worker
         try:
             answer = await self._member.link.health()
-            _recognise(answer, before.worker_id)
+            _recognise(answer, self._worker.worker_id)
         except LinkError as error:
+            before = self._worker  # as it is now: an operator may have cordoned it while it was asked
             after = silent(before, str(error), self._grace_s, self._clock.now())
             if before.health is not after.health or before.words != after.words:
                 _log.warning("Health check failed for %s: %s", short(before.worker_id), error)
@@ -107,6 +107,7 @@ class Watcher:
             if after.health is WorkerHealth.LOST:
                 await self._lost(first=before.health is not WorkerHealth.LOST)
         else:
+            before = self._worker
             after = heard(before, answer.capacity, answer.version, self._clock.now())
             self._set(after)
             if before.health is not WorkerHealth.HEALTHY:

@@ -49,6 +49,21 @@ class WorkerVerdict(msgspec.Struct, frozen=True, kw_only=True):
     obstacles: list[Obstacle]
 
 
+class FailureRecord(msgspec.Struct, frozen=True, kw_only=True):
+    """Why a job failed, with what was seen."""
+
+    reason: Reason
+    fault: Fault
+    retryable: bool  #: whether a rerun may end otherwise
+    message: str
+    limit: str = ""  #: name of the limit that ended it
+    exit_code: int | None = None
+    signal: int | None = None
+    evidence: dict[str, int | float | str] = {}
+    words: list[str] = []  #: what workers said of it
+    worker_last_answer_at: float | None = None
+
+
 class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /status/{job_id}`."""
 
@@ -70,11 +85,55 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     queue_position: int | None  #: jobs that go before it; null unless queued
     waiting_for: list[WorkerVerdict] | None  #: for each worker why not; null unless queued
+    failure: FailureRecord | None  #: null unless it failed
+    not_before: float | None  #: it is not tried again earlier; null when it may be tried now
+    expires_at: float | None
     cancel_requested_at: float | None
     rerun_of: str | None
     attempts: list[Attempt]
     inputs: list[InputFile]
     manifest: dict[str, Any]
+
+
+class ExplainAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /explain/{job_id}`: why it is where it is."""
+
+    job_id: str
+    state: JobState
+    reason: Reason | None
+    verdict: str  #: ran, running, starts_soon, waits, impossible, failed, cancelled
+    message: str  #: for people
+    hint: str
+    queue_position: int | None
+    workers: list[WorkerVerdict]  #: for each worker why not; empty unless queued
+    failure: FailureRecord | None
+
+
+class DryRunAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /submit?dry_run=1`: what would become of it. Nothing was kept."""
+
+    admitted: bool
+    verdict: str  #: starts_soon, waits, impossible
+    message: str
+    workers: list[WorkerVerdict]
+    manifest: dict[str, Any]
+
+
+class HistoryEvent(msgspec.Struct, frozen=True, kw_only=True):
+    """One line of a job's story."""
+
+    seq: int
+    at: float
+    kind: str
+    attempt: int
+    data: dict[str, Any]
+
+
+class HistoryAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /history/{job_id}`: the whole story of a job, oldest first."""
+
+    job_id: str
+    events: list[HistoryEvent]
 
 
 class JobSummary(msgspec.Struct, frozen=True, kw_only=True):
@@ -153,6 +212,8 @@ class WorkerAnswer(msgspec.Struct, frozen=True, kw_only=True):
     last_health_check: float | None
     health: WorkerHealth
     duty: Duty
+    drained: bool  #: it is draining and has nothing left
+    drain_by: float | None  #: when a drain ends what still runs
     identity: str  #: "proven", or "claimed": it cannot prove its key
     words: str
     labels: dict[str, str]
@@ -168,6 +229,7 @@ class PoolAnswer(msgspec.Struct, frozen=True, kw_only=True):
     total_jobs: int
     queued_jobs: int
     jobs: dict[str, int]  #: by state
+    paused: bool  #: nothing is dispatched until somebody resumes
     pool_id: str
     workers: list[WorkerAnswer]
     version: str
@@ -179,6 +241,25 @@ class CancelAnswer(msgspec.Struct, frozen=True, kw_only=True):
     job_id: str
     status: JobState
     cancelled: bool  #: false: its program is being ended now, or it ended before
+
+
+class BulkCancelAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /jobs/cancel`: how many of the jobs that the filter met were cancelled."""
+
+    cancelled: int
+    job_ids: list[str]
+
+
+class PauseAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /pause`, `POST /resume`."""
+
+    paused: bool
+
+
+class WorkersAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /workers`."""
+
+    workers: list[WorkerAnswer]
 
 
 class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):

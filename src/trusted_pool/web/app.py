@@ -6,9 +6,11 @@ from litestar.openapi import OpenAPIConfig
 from trusted_pool import __version__
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.web.browser import BrowserGuard
+from trusted_pool.web.care_routes import care_routes
 from trusted_pool.web.failures import HANDLERS
 from trusted_pool.web.job_routes import job_routes
 from trusted_pool.web.log_routes import log_routes
+from trusted_pool.web.operator_routes import operator_routes
 from trusted_pool.web.output_routes import output_routes
 from trusted_pool.web.pool_routes import pool_routes
 
@@ -21,6 +23,8 @@ def create_app(coordinator: Coordinator, *, loopback_only: bool) -> BrowserGuard
             *output_routes(coordinator),
             *log_routes(coordinator),
             *pool_routes(coordinator),
+            *care_routes(coordinator),
+            *operator_routes(coordinator),
         ],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="Trusted Pool", version=__version__, path="/_openapi"),

@@ -2,15 +2,18 @@
 
 from typing import Annotated, Any
 
-from litestar import Request, get, post
+import msgspec
+from litestar import Request, Response, get, post
 from litestar.handlers import HTTPRouteHandler
+from litestar.openapi import ResponseSpec
 from litestar.params import Parameter
 
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.core.words import JobState
 from trusted_pool.ports.store import JobQuery
-from trusted_pool.protocol.answers import CancelAnswer, JobsAnswer, StatusAnswer, SubmitAnswer
+from trusted_pool.protocol.answers import CancelAnswer, DryRunAnswer, JobsAnswer, StatusAnswer, SubmitAnswer
 from trusted_pool.protocol.errors import BadRequestError
+from trusted_pool.protocol.manifest import canonical
 from trusted_pool.web.caller import caller_of
 from trusted_pool.web.upload import receive
 
@@ -18,22 +21,37 @@ MAX_WAIT_S = 60.0
 MAX_PAGE = 1000
 MAX_KEY = 255
 
+#: The answer is one of two, so the type that documents it stands here.
+_SUBMIT = {200: ResponseSpec(SubmitAnswer, description="The job is kept durably; with dry_run, a verdict")}
+
 Req = Request[Any, Any, Any]
 
 
 def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @post("/submit", status_code=200, summary="Submit a job")
-    async def submit(request: Req) -> SubmitAnswer:
+    @post("/submit", status_code=200, summary="Submit a job", responses=_SUBMIT)
+    async def submit(request: Req, dry_run: bool = False) -> Response[Any]:
         """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
         key = request.headers.get("idempotency-key")
         if key is not None and not 0 < len(key) <= MAX_KEY:
             raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY} characters")
         content_type = request.headers.get("content-type", "")
         received = await receive(content_type, request.stream(), coordinator.contents)
+        if dry_run:
+            resolved, wants = await coordinator.submit.dry_run(received.manifest, received.files)
+            verdict, message, workers = coordinator.explain.prospect(wants)
+            return Response(
+                DryRunAnswer(
+                    admitted=verdict != "impossible",
+                    verdict=verdict,
+                    message=message,
+                    workers=workers,
+                    manifest=msgspec.json.decode(canonical(resolved)),
+                )
+            )
         job = await coordinator.submit(caller_of(request).owner, received.manifest, received.files, key)
-        return SubmitAnswer(job_id=job.job_id, status=job.state)
+        return Response(SubmitAnswer(job_id=job.job_id, status=job.state))
 
     @get("/status/{job_id:str}", summary="All that is known of a job")
     async def status(
@@ -59,6 +77,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         worker: str | None = None,
         since: float | None = None,
         until: float | None = None,
+        label: list[str] | None = None,
         after: str | None = None,
         limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 50,
     ) -> JobsAnswer:
@@ -68,6 +87,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             owner=caller_of(request).sees_owner,
             worker_id=worker,
             name=name,
+            labels=_labels(label or []),
             since=since,
             until=until,
             after=after,
@@ -83,6 +103,16 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return CancelAnswer(job_id=job.job_id, status=job.state, cancelled=job.state is JobState.CANCELLED)
 
     return [submit, status, jobs, cancel]
+
+
+def _labels(texts: list[str]) -> dict[str, str]:
+    labels: dict[str, str] = {}
+    for text in texts:
+        name, equals, value = text.partition("=")
+        if not equals or not name:
+            raise BadRequestError(f"label: {text[:100]!r} is none", hint="write label=name=value")
+        labels[name] = value
+    return labels
 
 
 def _state(word: str) -> JobState:

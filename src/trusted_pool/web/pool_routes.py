@@ -13,6 +13,11 @@ from trusted_pool.protocol.manifest import json_schema
 Req = Request[Any, Any, Any]
 
 
+def service_answer(coordinator: Coordinator) -> ServiceAnswer:
+    """Say who answers."""
+    return ServiceAnswer(status="healthy", service="trusted-pool", version=__version__, pool_id=coordinator.pool_id)
+
+
 def pool_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
@@ -24,7 +29,7 @@ def pool_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     @get(["/", "/health"], summary="Whether the coordinator is up")
     async def health() -> ServiceAnswer:
         """Answered as long as the process serves."""
-        return ServiceAnswer(status="healthy", service="trusted-pool", version=__version__, pool_id=coordinator.pool_id)
+        return service_answer(coordinator)
 
     @get("/manifest.schema.json", summary="The JSON Schema of manifests")
     async def manifest_schema() -> dict[str, Any]:

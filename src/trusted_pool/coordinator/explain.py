@@ -1,0 +1,121 @@
+"""Always explained: why a job is where it is, for each worker why not, and what failed."""
+
+from trusted_pool.coordinator.roster import Roster, short
+from trusted_pool.core.job import Job
+from trusted_pool.core.placement import why_not
+from trusted_pool.core.request import Request
+from trusted_pool.core.words import RETRYABLE, JobState, Reason
+from trusted_pool.ports.clock import Clock
+from trusted_pool.protocol.answers import ExplainAnswer, FailureRecord, WorkerVerdict
+
+_HINTS = {
+    Reason.EXIT_CODE: "read what it printed: tpool logs {id}",
+    Reason.SIGNAL: "read what it printed: tpool logs {id}",
+    Reason.TIMEOUT: "raise timeout in the manifest, or let it do less",
+    Reason.CPU_LIMIT: "raise cpu_seconds in the manifest",
+    Reason.OUT_OF_MEMORY: "raise memory_mb in the manifest",
+    Reason.DISK_LIMIT: "raise disk_mb in the manifest",
+    Reason.OUTPUT_LIMIT: "name fewer files in outputs, or pack them into one",
+    Reason.BAD_INPUT: "pack the project again: tar czf project.tar.gz -C project .",
+    Reason.BAD_OUTPUT: "leave regular files, no links or devices",
+    Reason.REJECTED: "read the workers' words above, and their logs",
+    Reason.EXPIRED: "submit it again with a larger expires_in, or when the pool is less busy",
+}
+_AGAIN = "run it again: tpool rerun {id}"
+
+
+def failure_of(job: Job, roster: Roster) -> FailureRecord | None:
+    """Return the record of a failed job's failure."""
+    if job.state is not JobState.FAILED or job.reason is None or job.fault is None:
+        return None
+    attempt = job.attempt
+    outcome = attempt.outcome if attempt else None
+    member = roster.members.get(attempt.worker_id) if attempt else None
+    return FailureRecord(
+        reason=job.reason,
+        fault=job.fault,
+        retryable=job.reason in RETRYABLE,
+        message=job.detail,
+        limit=outcome.limit if outcome else "",
+        exit_code=outcome.exit_code if outcome else None,
+        signal=outcome.signal if outcome else None,
+        evidence=outcome.evidence if outcome else {},
+        words=[f"{short(a.worker_id)} {a.words}" for a in job.attempts if a.words],
+        worker_last_answer_at=member.worker.last_answer_at if member else None,
+    )
+
+
+class Explain:
+    """Answers why."""
+
+    def __init__(self, roster: Roster, clock: Clock) -> None:
+        self._roster = roster
+        self._clock = clock
+        self.paused = False
+
+    def verdicts(self, request: Request) -> list[WorkerVerdict]:
+        """Say for each worker of the allowlist why it does not take such a job now."""
+        return [
+            WorkerVerdict(
+                worker_id=m.worker.worker_id,
+                endpoint=m.worker.endpoint,
+                obstacles=why_not(request, m.worker, m.load),
+            )
+            for m in self._roster.listed()
+        ]
+
+    def prospect(self, request: Request) -> tuple[str, str, list[WorkerVerdict]]:
+        """Say what would become of such a job now: a word, a sentence, the verdict of each worker."""
+        verdicts = self.verdicts(request)
+        possible = [v for v in verdicts if not any(o.impossible for o in v.obstacles)]
+        if not verdicts:
+            return "impossible", "the pool has no workers", verdicts
+        if not possible:
+            return "impossible", "no worker of the pool can ever run it", verdicts
+        if self.paused:
+            return "waits", "the pool is paused", verdicts
+        free = sum(not v.obstacles for v in possible)
+        if free:
+            return "starts_soon", f"{free} of {len(verdicts)} workers could take it now", verdicts
+        return "waits", f"{len(possible)} of {len(verdicts)} workers can run it; none has room now", verdicts
+
+    def explain(self, job: Job, position: int | None) -> ExplainAnswer:
+        """Say why a job is where it is."""
+        workers: list[WorkerVerdict] = []
+        hint = ""
+        match job.state:
+            case JobState.QUEUED:
+                verdict, message, workers = self.prospect(job.request)
+                wait_s = job.not_before - self._clock.now()
+                if job.detail:
+                    message = f"{job.detail}; {message}"
+                if wait_s > 0:
+                    verdict, message = "waits", f"{message}; it is tried again in {wait_s:.0f} s"
+                elif position:
+                    message = f"{message}; {position} jobs go before it"
+                if verdict == "impossible":
+                    hint = f"cancel it and ask for less: tpool cancel {job.job_id}; or add a worker that can run it"
+            case JobState.DISPATCHED | JobState.RUNNING:
+                worker = short(job.attempts[-1].worker_id)
+                verdict = "running"
+                message = job.detail or f"{job.state} on {worker}, attempt {len(job.attempts)}"
+            case JobState.FAILED:
+                verdict, message = "failed", f"{job.detail} (fault: {job.fault})"
+                hint = _HINTS.get(job.reason, "") if job.reason else ""
+                if job.reason in RETRYABLE:
+                    hint = "; ".join(h for h in (hint, _AGAIN) if h)
+            case JobState.CANCELLED:
+                verdict, message, hint = "cancelled", job.detail, _AGAIN
+            case JobState.COMPLETED:
+                verdict, message, hint = "ran", "it completed", "fetch its files: tpool download {id}"
+        return ExplainAnswer(
+            job_id=job.job_id,
+            state=job.state,
+            reason=job.reason,
+            verdict=verdict,
+            message=message,
+            hint=hint.replace("{id}", job.job_id),
+            queue_position=position,
+            workers=workers,
+            failure=failure_of(job, self._roster),
+        )

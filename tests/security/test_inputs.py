@@ -495,6 +495,21 @@ def test_20_truncated(job: JobDir) -> None:
                 inspect(io.BytesIO(packed[:end]), LIMITS)
 
 
+def test_20_truncated_in_the_padding() -> None:
+    """Where the tar archive is whole already, and only its compression is cut."""
+    raw = tar(member("a", b"x")) + bytes(300_000)
+    for packed in (zstandard.compress(raw), zstd_with_checksum(raw), gzip.compress(raw)):
+        for end in range(len(packed) - 12, len(packed)):
+            with pytest.raises(BadArchiveError):
+                inspect(io.BytesIO(packed[:end]), LIMITS)
+
+
+def test_20_a_zip_whose_data_was_changed(job: JobDir) -> None:
+    raw = zip_of((b"a", b"good", 0, zlib.crc32(b"good"), 4))
+    assert list(inspect(io.BytesIO(raw), LIMITS).sizes) == ["a"]
+    refused(job, raw.replace(b"good", b"evil"), "'a' is damaged")
+
+
 def zstd_with_checksum(raw: bytes) -> bytes:
     return zstandard.ZstdCompressor(write_checksum=True).compress(raw)
 

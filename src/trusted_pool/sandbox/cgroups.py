@@ -60,6 +60,9 @@ class Group(Protocol):
     def throttle(self) -> None:
         """Begin to hold the task to its share of the processors."""
 
+    def unthrottle(self) -> None:
+        """Let the task have all processors: what is killed needs them to die."""
+
     def read(self) -> Reading:
         """Read what the task used so far."""
 

@@ -227,6 +227,8 @@ class Program:
     def kill(self) -> None:
         """Kill every process at once. What is not there yet is killed when it comes."""
         self._killed = True
+        if self._slot.group is not None:
+            self._slot.group.unthrottle()
         if self._init_pidfd >= 0:
             _signal(self._init_pidfd, signal.SIGKILL)
         elif self._bwrap_pidfd >= 0 and self._init.done():

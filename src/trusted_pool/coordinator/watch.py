@@ -3,6 +3,8 @@
 import asyncio
 import logging
 
+import msgspec
+
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.reconcile import Reconciler
 from trusted_pool.coordinator.roster import Member, Roster, short
@@ -14,7 +16,7 @@ from trusted_pool.core.worker import Worker, heard, silent
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import LinkError
 from trusted_pool.ports.store import Store, StoreError, Unit
-from trusted_pool.protocol.messages import EndedEvent, HealthAnswer, Hello, InterruptedEvent, StartedEvent
+from trusted_pool.protocol.messages import EndedEvent, HealthAnswer, Heartbeat, Hello, InterruptedEvent, StartedEvent
 
 _log = logging.getLogger(__name__)
 
@@ -108,7 +110,7 @@ class Watcher:
                 await self._lost(first=before.health is not WorkerHealth.LOST)
         else:
             before = self._worker
-            after = heard(before, answer.capacity, answer.version, self._clock.now())
+            after = heard(before, answer.capacity, answer.version, self._clock.now(), leaving=answer.draining)
             self._set(after)
             if before.health is not WorkerHealth.HEALTHY:
                 _log.info("Worker %s is healthy", short(before.worker_id))
@@ -165,6 +167,9 @@ class Watcher:
                         journal_id, seq = await self._reconcile()
                         if journal_id != message.journal_id:
                             raise LinkError("it restarted in between")
+                    elif isinstance(message, Heartbeat):
+                        if message.draining != self._worker.leaving:
+                            self._roster.update(msgspec.structs.replace(self._worker, leaving=message.draining))
                     elif isinstance(message, StartedEvent | EndedEvent | InterruptedEvent) and message.seq > seq:
                         await self._take(message)
                         seq = message.seq

@@ -40,6 +40,8 @@ def why_not(request: Request, worker: Worker, load: Load) -> list[Obstacle]:
         later("health", f"it is {worker.health}" + (f": {worker.words}" if worker.words else ""))
     if worker.duty is not Duty.ACTIVE:
         later("duty", f"it is {worker.duty}")
+    if worker.leaving:
+        later("leaving", "it finishes what it has and goes")
     if load.active >= worker.slots:
         later("slots", f"all {worker.slots} slots are taken")
     memory = worker.capacity.memory_mb

@@ -38,6 +38,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     drain_by: float | None = None  #: when a drain ends what still runs
     capacity: Capacity = Capacity()  #: as it last said
     version: str = ""
+    leaving: bool = False  #: it says that it finishes what it has and goes
     last_health_check: float | None = None  #: when a check last ended, answered or not
     last_answer_at: float | None = None
     silent_since: float | None = None  #: first failed check of the present silence
@@ -54,7 +55,7 @@ class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         return msgspec.structs.replace(self.capacity, slots=self.slots, labels={**self.capacity.labels, **self.labels})
 
 
-def heard(worker: Worker, capacity: Capacity, version: str, now: float) -> Worker:
+def heard(worker: Worker, capacity: Capacity, version: str, now: float, *, leaving: bool = False) -> Worker:
     """Return the worker after a check that was answered by the listed key."""
     return msgspec.structs.replace(
         worker,
@@ -62,6 +63,7 @@ def heard(worker: Worker, capacity: Capacity, version: str, now: float) -> Worke
         words="",
         capacity=capacity,
         version=version,
+        leaving=leaving,
         last_health_check=now,
         last_answer_at=now,
         silent_since=None,

@@ -244,7 +244,7 @@ class CancelAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class BulkCancelAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`POST /jobs/cancel`: how many of the jobs that the filter met were cancelled."""
+    """`POST /jobs/cancel`: how many of the jobs that the filter met were cancelled, and the first 500 of them."""
 
     cancelled: int
     job_ids: list[str]

@@ -109,6 +109,6 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             after = page.next
             if after is None:
                 break
-        return BulkCancelAnswer(cancelled=len(ids), job_ids=ids)
+        return BulkCancelAnswer(cancelled=len(ids), job_ids=ids[:PAGE])
 
     return [explain, history, rerun, priority, cancel_all]

@@ -186,7 +186,7 @@ async def test_a_stale_version_conflicts_and_keeps_nothing(store: Store) -> None
             events=(said,),
             result=outcome,
             blobs=(blob,),
-            idempotency=key,
+            idempotency=key if expects is None else None,
             workers=(worker,),
         )
         assert await store.commit([unit]) == [Committed(ok=False, conflict="job")]
@@ -268,6 +268,12 @@ async def test_nonsense_is_refused_before_anything_is_kept(store: Store) -> None
         Unit(job=job, before=make(2), expects=1),
         Unit(job=msgspec.structs.replace(job, owner="other"), before=job, expects=1),
         Unit(job=job, result=Result(job_id="pool-other", attempt=1)),
+        Unit(
+            job=job,
+            before=job,
+            expects=1,
+            idempotency=Idempotency(owner="o", key="k", fingerprint="f", job_id=job.job_id, until=NOW),
+        ),
         Unit(job=make(3, not_before=float("nan"))),
         Unit(job=make(3, name="half \udc80")),
         Unit(job=make(3, job_id="pool-\0")),
@@ -310,6 +316,15 @@ async def test_a_result_is_accepted_once(store: Store) -> None:
     second = Unit(job=ended, before=ended, expects=2, result=Result(job_id=job.job_id, attempt=2))
     assert await store.commit([second, second]) == [Committed(ok=False, conflict="job")] * 2
     assert await store.result(job.job_id) == first
+    other = make(2)
+    answers = await store.commit(
+        [
+            Unit(job=other, result=Result(job_id=other.job_id, attempt=1)),
+            Unit(job=other, before=other, expects=1, result=Result(job_id=other.job_id, attempt=2)),
+        ]
+    )
+    assert [a.ok for a in answers] == [True, False]
+    assert await store.result(other.job_id) == Result(job_id=other.job_id, attempt=1)
 
 
 @in_loop
@@ -324,6 +339,8 @@ async def test_blobs_small_large_shared_and_empty(store: Store) -> None:
     assert all(a.ok for a in answers)
     for blob in (small, empty, large):
         assert await store.blob(blob.sha256) == blob
+    again = Unit(job=make(0), before=make(0), expects=1, blobs=(small, large))
+    assert await store.commit([again]) == [Committed(ok=True, version=2)]
 
 
 @in_loop
@@ -403,6 +420,16 @@ async def test_reserve_merges_many_shapes_in_order(store: Store) -> None:
 
 
 @in_loop
+async def test_reserve_finds_many_shapes_behind_a_long_front(store: Store) -> None:
+    await put(store, *(make(n, request=BASH) for n in range(300)))
+    late = [make(1000 + n, request=Request(interpreter="python3", memory_mb=n % 25 + 1)) for n in range(60)]
+    await put(store, *late)
+    shapes = sorted({job.shape for job in late})
+    assert ids(await store.reserve(shapes, 40, "me", NOW, NOW + 60)) == [1000 + n for n in range(40)]
+    assert ids(await store.reserve(shapes, 40, "you", NOW, NOW + 60)) == [1040 + n for n in range(20)]
+
+
+@in_loop
 async def test_what_another_holder_reserved_is_hidden_until_it_runs_out(store: Store) -> None:
     await put(store, *(make(n) for n in range(4)))
     assert await reserved(store, 2, until=NOW + 10, holder="a") == [0, 1]
@@ -430,7 +457,7 @@ async def test_a_reservation_is_no_transition_and_a_commit_ends_it(store: Store)
     assert (await store.counters()).jobs["queued"] == 1
     waiting = msgspec.structs.replace(job, detail="seen")
     assert (await change(store, job, waiting)).ok
-    assert await reserved(store) == [1]
+    assert await reserved(store, holder="you") == [1]
     gone = placed(waiting)
     assert (await change(store, waiting, gone, 2)).ok
     assert await reserved(store, now=NOW + 999) == []
@@ -623,7 +650,7 @@ async def test_everything_survives_closing_and_opening(opener: Opener) -> None:
     assert [e.kind for e in await store.events(job.job_id)] == ["submitted"]
     assert await store.workers() == [worker]
     assert (await store.counters()).jobs["queued"] == 1
-    assert await reserved(store) == [1], "whoever held it before is gone"
+    assert await reserved(store, holder="you") == [1], "whoever held it before is gone"
     await store.commit([Unit(events=(said,))])
     assert len({e.seq for e in await store.events(job.job_id)}) == 2
     await store.close()

@@ -15,6 +15,7 @@ import pytest
 from trusted_pool.core.job import Job
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
+from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import Blob, Committed, Event, StoreDamagedError, StoreError, StoreInUseError, Unit
 from trusted_pool.store.sqlite import SqliteStore
 
@@ -135,10 +136,10 @@ def schema_gone(path: Path) -> None:
         file.write(b"\xff" * 3996)
 
 
-def root_gone(path: Path) -> None:
-    """Overwrite the first page of the jobs."""
-    connection = sqlite3.connect(path)
-    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = 'jobs'").fetchone()
+def root_gone(path: Path, table: str = "jobs") -> None:
+    """Overwrite the first page of a table."""
+    connection = sqlite3.connect(f"file:{path}?immutable=1", uri=True)
+    (page,) = connection.execute("SELECT rootpage FROM sqlite_schema WHERE name = ?", (table,)).fetchone()
     connection.close()
     with path.open("r+b") as file:
         file.seek((page - 1) * 4096)
@@ -171,7 +172,7 @@ def test_damage_after_a_crash_leaves_the_log_too(tmp_path: Path) -> None:
 
     asyncio.run(crash())
     path = tmp_path / "dead" / "store.db"
-    path.write_bytes(b"\xff" * path.stat().st_size)
+    root_gone(path, "results")
     before = content(path)
     assert len(before["store.db-wal"]) > 10_000
     with pytest.raises(StoreDamagedError):
@@ -198,7 +199,9 @@ def test_damage_found_later_stops_the_writing(tmp_path: Path) -> None:
             for n in range(4000)
         ]
         assert StoreDamagedError in [await raised(store.commit([unit])) for unit in changes]
-        assert await raised(store.commit([Unit(job=make(9999))])) is StoreDamagedError
+        sound = Unit(workers=(Worker(worker_id="w", endpoint="http://w"),))
+        assert await raised(store.commit([sound])) is StoreDamagedError
+        assert await store.workers() == []
         await store.close()
 
     asyncio.run(work())

@@ -151,11 +151,6 @@ def test_35_files_without_a_name_count(worker: Any):
     assert worker.run(source, disk_mb=100).stdout == "done\n"
 
 
-def test_35_files_are_counted(worker: Any):
-    source = "import os, time\nfor n in range(110_000):\n    os.mkdir(f'd{n}')\ntime.sleep(9)\nprint('done')"
-    assert worker.run(source).outcome.reason is Reason.DISK_LIMIT
-
-
 def test_36_forked_children_cannot_hide_their_cpu_time(worker: Any):
     source = (
         "import os\nwhile True:\n    pid = os.fork()\n    if pid == 0:\n        for _ in range(10**6): pass\n"
@@ -257,13 +252,19 @@ def test_53_a_grandchild_with_the_pipe_does_not_delay_the_end(worker: Any):
 
 
 def test_57_a_job_cannot_write_its_own_report(worker: Any):
-    source = (
-        'import os, sys\nforged = b\'{ "exit-code": 0 }\\n{ "child-pid": 1 }\\n\'\nwritten = 0\n'
-        "for pid in ('1', 'self'):\n    for fd in os.listdir(f'/proc/{pid}/fd'):\n"
-        "        if pid == 'self' and int(fd) < 3: continue\n        try:\n"
-        "            f = os.open(f'/proc/{pid}/fd/{fd}', os.O_WRONLY | os.O_NONBLOCK); os.write(f, forged); written += 1\n"
-        "        except OSError: pass\nsys.exit(5)"
-    )
+    source = """
+import os, sys
+forged = b'{ "exit-code": 0 }\\n{ "child-pid": 1 }\\n'
+for pid in ("1", "self"):
+    for fd in os.listdir(f"/proc/{pid}/fd"):
+        if pid == "self" and int(fd) < 3:
+            continue
+        try:
+            os.write(os.open(f"/proc/{pid}/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK), forged)
+        except OSError:
+            pass
+sys.exit(5)
+"""
     ran = worker.run(source)
     assert (ran.outcome.reason, ran.outcome.exit_code) == (Reason.EXIT_CODE, 5)
 
@@ -291,6 +292,17 @@ def test_58_nothing_survives_a_killed_worker(worker: Any, place: Path):
     left = seen(marker + "2")
     assert len(left) == 1
     os.kill(left[0], signal.SIGKILL)
+
+
+def test_59_a_worker_that_cannot_limit_trees_refuses_to_start(worker: Any, place: Path):
+    if worker.level >= 2:
+        pytest.skip("this user can limit whole trees")
+    refused = type(worker)(place / "w", worker.uid)
+    assert refused.words.startswith("SandboxError: this machine cannot limit a whole tree of processes"), refused.words
+    assert "systemd-run --user --scope -p Delegate=yes" in refused.words
+    assert "--allow-weaker-isolation" in refused.words
+    refused.close()
+    assert worker.capacity.isolation == 1  # said so, it starts, and says what it is
 
 
 def test_60_the_next_job_on_a_slot_finds_nothing_of_the_last(worker: Any, control: Any):

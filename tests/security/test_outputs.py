@@ -7,6 +7,8 @@ import os
 import shutil
 import socket
 import stat
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -374,3 +376,18 @@ def test_the_thread_has_no_rights_of_root_and_the_process_keeps_them(job: JobDir
     assert {thread[key] for key in ("CapEff", "CapPrm", "CapInh")} == {"0" * 16}
     assert shadow()
     assert status()["CapEff"] != "0" * 16
+
+
+@pytest.mark.root
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root has groups to lose")
+def test_the_thread_has_none_of_the_groups_of_root() -> None:
+    program = """if True:
+        import asyncio, os
+        from trusted_pool.sandbox.owner import Owner
+        async def main():
+            # getgroups asks the kernel about the thread that calls
+            return os.getgroups(), await Owner(65534).call(os.getgroups)
+        print(asyncio.run(main()))
+    """
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, check=True, extra_groups=[0, 4])
+    assert done.stdout.strip() == b"([0, 4], [])"

@@ -4,6 +4,7 @@ import gzip
 import io
 import os
 import shutil
+import stat
 import subprocess
 import tarfile
 import zipfile
@@ -14,6 +15,7 @@ import zstandard
 
 from trusted_pool.core.job import InputFile
 from trusted_pool.protocol.archive import ArchiveLimits, inspect, is_archive, plan, read_archive, require_canonical
+from trusted_pool.protocol.archive_streams import unzstd
 from trusted_pool.protocol.errors import BadArchiveError, BadRequestError, TooLargeError
 from trusted_pool.sandbox.unpack import unpack
 
@@ -215,6 +217,7 @@ def test_paths_of_outputs_are_written_in_one_way() -> None:
 
 def test_plain_files_are_unpacked(tmp_path: Path) -> None:
     fd = os.open(tmp_path, os.O_RDONLY)
+    begun_ns = tmp_path.stat().st_mtime_ns
     inputs = [
         (InputFile(name="src/main.py", size=3, sha256=""), io.BytesIO(b"abc")),
         (InputFile(name="data.tar.gz", size=2, sha256=""), io.BytesIO(b"xy")),
@@ -224,7 +227,29 @@ def test_plain_files_are_unpacked(tmp_path: Path) -> None:
     assert (tmp_path / "data.tar.gz").read_bytes() == b"xy"
     assert set(done.files) == {"src/main.py", "data.tar.gz"}
     assert done.size == 5
+    assert all(stamp.mtime_ns < begun_ns - 10**9 for stamp in done.files.values())  # so that any write shows
     os.close(fd)
+
+
+def test_modes_do_not_depend_on_the_umask(tmp_path: Path) -> None:
+    fd = os.open(tmp_path, os.O_RDONLY)
+    before = os.umask(0o077)
+    try:
+        unpack(fd, [(InputFile(name="d/f", size=0, sha256=""), io.BytesIO())], LIMITS)
+    finally:
+        os.umask(before)
+        os.close(fd)
+    assert [stat.S_IMODE((tmp_path / name).stat().st_mode) for name in ("d", "d/f")] == [0o755, 0o644]
+
+
+@pytest.mark.parametrize("missing", [1, 4, 5, 100, 1_000, 150_000, 299_000])
+def test_a_zstd_stream_that_is_cut_is_never_taken_for_whole(missing: int) -> None:
+    """The library itself says nothing when the file ends inside a frame."""
+    data = os.urandom(300_000)
+    for packed in (zstandard.compress(data), zstandard.ZstdCompressor(write_checksum=True).compress(data)):
+        assert b"".join(unzstd(io.BytesIO(packed))) == data
+        with pytest.raises(BadArchiveError):
+            list(unzstd(io.BytesIO(packed[:-missing])))
 
 
 def test_plain_files_of_another_size_than_announced(tmp_path: Path) -> None:

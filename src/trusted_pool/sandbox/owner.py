@@ -32,6 +32,9 @@ class Owner:
     The identity is the thread's alone: the system calls used here are not spread over the process. The real uid stays
     the worker's, so that no process of the slot's user may signal the worker. Calls run one after the other, so what
     is called later sees all that was done before, even when the caller before was cancelled.
+
+    A process that has such a thread must not change its own ids any more (os.setuid, os.setgroups): the C library would
+    change every thread's, cannot change this one's, and aborts. Ids of child processes are no matter.
     """
 
     def __init__(self, uid: int | None = None, gid: int | None = None) -> None:

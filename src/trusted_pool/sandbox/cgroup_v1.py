@@ -70,6 +70,10 @@ class V1Group:
         for path in dict.fromkeys(self._paths.values()):
             write(path / "tasks", str(threading.get_native_id()))
 
+    def quick(self, limits: GroupLimits) -> bool:
+        """Lowering the limit may make the kernel take cached pages back, which takes long."""
+        return limits.memory_bytes == self._memory_bytes
+
     def begin(self, limits: GroupLimits) -> None:
         """Set limits, reset the peak, remember the counters that only grow."""
         # A thread of ours lives here; it must never be the one that waits for the next period.

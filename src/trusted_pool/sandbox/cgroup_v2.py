@@ -64,6 +64,10 @@ class V2Group:
     def enter_thread(self) -> None:
         """Nothing: threads cannot be apart from their process."""
 
+    def quick(self, limits: GroupLimits) -> bool:  # noqa: ARG002 - the contract's
+        """A fresh group holds nothing; removing the last one may have to wait."""
+        return not self._path.exists()
+
     def begin(self, limits: GroupLimits) -> None:
         """Make a fresh group with limits."""
         self._forget()

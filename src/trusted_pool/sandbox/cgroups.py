@@ -51,6 +51,9 @@ class Group(Protocol):
     def enter_thread(self) -> None:
         """Called once in the slot's thread, before anything is started from it."""
 
+    def quick(self, limits: GroupLimits) -> bool:
+        """Whether `begin` with these limits takes no longer than a few small writes."""
+
     def begin(self, limits: GroupLimits) -> None:
         """Make ready for a task: limits set, counters at zero. Raises OSError."""
 

@@ -80,7 +80,10 @@ class Runner:
                 pids=limits.pids + _OWN_PROCESSES,
                 cpus=limits.cpus if limits.cpus < (os.cpu_count() or 1) else None,
             )
-            await asyncio.to_thread(group.begin, begun)
+            if group.quick(begun):
+                group.begin(begun)
+            else:
+                await asyncio.to_thread(group.begin, begun)
         log = LogLimit(on_log, self._log_limit_bytes)
         program = Program(slot, log)
         watch = Watch(program, group, limits, command.dir_fd)

@@ -21,13 +21,15 @@ def main() -> None:
 def run(argv: Sequence[str]) -> int:
     """Run a command line and return its exit code. Never raises for what a user, a pool or a network can do."""
     try:
-        return _dispatch(list(argv))
+        code = _dispatch(list(argv))
+        sys.stdout.flush()  # here, where a reader that went away is expected; at exit Python would complain
     except KeyboardInterrupt:
         return _INTERRUPTED
     except BrokenPipeError:
-        # The reader of our output went away, as `head` does. Python would complain again at exit.
+        # The reader of our output went away, as `head` does. What is left of it goes nowhere.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
+    return code
 
 
 def _dispatch(argv: list[str]) -> int:
@@ -69,7 +71,6 @@ def _run_verb(prog: str, verb: Verb, args: list[str]) -> int:
     command = typer.main.get_command(app)
     try:
         code = command.main(args=args, prog_name=prog, standalone_mode=False)
-        sys.stdout.flush()
     except (KeyboardInterrupt, BrokenPipeError):
         raise
     except Exception as error:  # the border to people: they get a line, not a traceback

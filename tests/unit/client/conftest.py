@@ -4,10 +4,13 @@ import json
 import threading
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, get_origin
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import msgspec
 import pytest
+
+from trusted_pool.protocol.answers import StatusAnswer
 
 
 class Asked:
@@ -106,34 +109,30 @@ def error(status: int, code: str, message: str, *, retryable: bool = False, hint
     return Answer({"error": body}, status=status)
 
 
+def whole(kind: type[msgspec.Struct], fields: dict[str, Any]) -> dict[str, Any]:
+    """Fill in the fields of an answer that a test does not care about: false, empty or null."""
+    empty = {bool: False, int: 0, str: "", float: 0.0}
+    for field in msgspec.structs.fields(kind):
+        if field.required and field.name not in fields:
+            origin = get_origin(field.type) or field.type
+            fields[field.name] = [] if origin is list else {} if origin is dict else empty.get(origin)
+    return fields
+
+
 def status_of(job_id: str = "pool-0123456789abcdef", state: str = "completed", **fields: Any) -> dict[str, Any]:
     """Write what `/status` answers."""
-    return {
+    final = state not in ("queued", "running", "dispatched")
+    known = {
         "job_id": job_id,
         "pool_status": state,
         "status": state,
         "state": state,
-        "reason": None,
-        "fault": None,
-        "retryable": False,
-        "detail": "",
-        "worker_id": None,
-        "worker_status": None,
         "submitted_at": 1000.0,
-        "completed_at": None if state in ("queued", "running", "dispatched") else 1002.5,
+        "completed_at": 1002.5 if final else None,
         "owner": "local",
-        "name": "",
-        "labels": {},
-        "priority": 0,
-        "queue_position": None,
-        "waiting_for": None,
-        "cancel_requested_at": None,
-        "rerun_of": None,
-        "attempts": [],
-        "inputs": [],
-        "manifest": {},
         **fields,
     }
+    return whole(StatusAnswer, known)
 
 
 class Kit:
@@ -143,6 +142,7 @@ class Kit:
     Asked = Asked
     error = staticmethod(error)
     status_of = staticmethod(status_of)
+    whole = staticmethod(whole)
 
 
 @pytest.fixture

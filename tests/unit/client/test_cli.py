@@ -15,6 +15,7 @@ import pytest
 
 from trusted_pool.cli.main import run
 from trusted_pool.cli.verbs import ALL, SERVER_VERBS
+from trusted_pool.protocol.answers import PoolAnswer, WorkerAnswer
 
 JOB = "pool-0123456789abcdef"
 SSE = {"Content-Type": "text/event-stream"}
@@ -386,8 +387,8 @@ def test_where_it_is_no_terminal_a_log_is_byte_for_byte(
     assert capfdbinary.readouterr() == (data, b"\xff\n")
 
 
-def worker(**fields: Any) -> dict[str, Any]:
-    return {
+def worker(kit: Any, **fields: Any) -> dict[str, Any]:
+    known = {
         "worker_id": "A" * 43 + "=",
         "endpoint": "https://w1:8443",
         "is_healthy": True,
@@ -397,20 +398,20 @@ def worker(**fields: Any) -> dict[str, Any]:
         "health": "healthy",
         "duty": "active",
         "identity": "proven",
-        "words": "",
-        "labels": {},
         "capacity": {},
-        "version": "1",
         **fields,
     }
+    found: dict[str, Any] = kit.whole(WorkerAnswer, known)
+    return found
 
 
 def test_tables_are_drawn_on_a_terminal_and_plain_elsewhere(
     pool_server: Any, kit: Any, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    workers = [worker(), worker(health="lost", identity="claimed", words="silent [bold]since\n\x1b[2Jthen")]
-    pool = {"total_workers": 2, "healthy_workers": 1, "total_jobs": 1, "queued_jobs": 0, "jobs": {}, "pool_id": "p"}
-    pool_server.routes["/pool"] = [kit.Answer({**pool, "workers": workers, "version": "1"})]
+    workers = [worker(kit), worker(kit, health="lost", identity="claimed", words="silent [bold]since\n\x1b[2Jthen")]
+    workers[1]["endpoint"] = "x\x9b2J\u202e"
+    pool = {"total_workers": 2, "healthy_workers": 1, "total_jobs": 1, "queued_jobs": 0, "workers": workers}
+    pool_server.routes["/pool"] = [kit.Answer(kit.whole(PoolAnswer, pool))]
     assert run(["pool"]) == 0
     out, _ = said(capfd)
     assert out.splitlines()[:2] == [
@@ -418,6 +419,7 @@ def test_tables_are_drawn_on_a_terminal_and_plain_elsewhere(
         "WORKER                    ENDPOINT         HEALTH   JOBS  ISOLATION  MEMORY  INTERPRETERS  CHECKED",
     ]
     assert "silent [bold]since \\x1b[2Jthen" in out
+    assert " x\\x9b2J\\u202e " in out
     code, shown = on_a_terminal("pool")
     assert code == 0
     assert "\x1b[32mhealthy" in shown
@@ -426,10 +428,14 @@ def test_tables_are_drawn_on_a_terminal_and_plain_elsewhere(
     assert not re.search(r"\x1b\[[0-9;]*3\dm", shown)
 
 
-def test_a_reader_that_goes_away_is_no_traceback(pool_server: Any, kit: Any) -> None:
+@pytest.mark.parametrize("argv", [["--help"], ["pool", "--help"], ["logs", JOB], ["jobs"], ["jobs", "--json"]])
+def test_a_reader_that_went_away_is_no_traceback(argv: list[str], pool_server: Any, kit: Any) -> None:
     pool_server.routes[f"/logs/{JOB}/stdout"] = [kit.Answer(b"x\n" * 2_000_000)]
-    pool_server.routes[f"/logs/{JOB}/stderr"] = [kit.Answer(b"")]
-    command = f"{sys.executable} -m trusted_pool.cli logs {JOB} | head -n 1"
-    done = subprocess.run(["bash", "-c", command], capture_output=True, text=True, check=True)
-    assert done.stdout == "x\n"
-    assert done.stderr == ""
+    pool_server.routes["/jobs"] = [kit.Answer({"jobs": [], "next": None})]
+    reader, writer = os.pipe()
+    os.close(reader)
+    done = subprocess.run(
+        [sys.executable, "-m", "trusted_pool.cli", *argv], stdout=writer, stderr=subprocess.PIPE, check=False
+    )
+    os.close(writer)
+    assert (done.returncode, done.stderr) == (1, b"")

@@ -1,6 +1,7 @@
 """The client against a stand-in: lost answers, broken lines, lies, and files that would land elsewhere."""
 
 import asyncio
+import gc
 import hashlib
 import json
 import re
@@ -381,6 +382,15 @@ def test_the_asynchronous_face_is_the_same_client(pool_server: Any, kit: Any) ->
             return [piece.text async for piece in pool.follow(JOB) if isinstance(piece, LogPiece)]
 
     assert asyncio.run(main()) == ["line 1 ü\n", "line 2 ü\n"]
+
+
+def test_a_stream_that_was_left_ends_with_its_client(pool_server: Any, kit: Any) -> None:
+    pool_server.routes[f"/logs/{JOB}/stdout"] = [kit.Answer(b"x" * 5_000_000)]
+    with connect(pool_server) as pool:
+        stream = pool.raw_log(JOB, "stdout")
+        assert next(stream).startswith(b"x")
+    del stream  # what it says to the ended loop would fail this test as an unraisable exception
+    gc.collect()
 
 
 def test_a_closed_client_leaves_no_thread() -> None:

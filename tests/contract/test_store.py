@@ -181,7 +181,7 @@ async def test_a_stale_version_conflicts_and_keeps_nothing(store: Store) -> None
     for expects in (None, 0, 2):
         unit = Unit(
             job=after,
-            before=job,
+            before=None if expects is None else job,
             expects=expects,
             events=(said,),
             result=outcome,
@@ -264,6 +264,10 @@ async def test_nonsense_is_refused_before_anything_is_kept(store: Store) -> None
     job = make(1)
     nonsense = [
         Unit(expects=1),
+        Unit(charge=1.0),
+        Unit(job=job, charge=float("nan")),
+        Unit(job=job, expects=1),
+        Unit(job=job, before=job),
         Unit(blobs=(Blob(sha256="a" * 64, size=0),)),
         Unit(job=job, before=make(2), expects=1),
         Unit(job=msgspec.structs.replace(job, owner="other"), before=job, expects=1),
@@ -536,6 +540,87 @@ async def test_queue_position_counts_who_goes_before(store: Store) -> None:
     assert [await store.queue_position(job) for job in jobs] == [1, 2, 0, 3, None]
 
 
+# Fair shares
+
+
+async def shared(store: Store) -> dict[str, tuple[float, int]]:
+    return {share.owner: (share.virtual_time, share.queued) for share in await store.shares()}
+
+
+@in_loop
+async def test_owners_take_turns(store: Store) -> None:
+    await put(store, *(make(n, owner="ann") for n in range(4)), *(make(10 + n, owner="bob") for n in range(2)))
+    await put(store, make(20, owner="cy", priority=100))
+    assert await reserved(store, 5) == [0, 10, 20, 1, 11]
+    assert await reserved(store, 7) == [0, 10, 20, 1, 11, 2, 3]
+
+
+@in_loop
+async def test_a_charge_moves_an_owner_back(store: Store) -> None:
+    a = await put(store, *(make(n, owner="ann") for n in range(3)))
+    await put(store, *(make(10 + n, owner="bob") for n in range(3)))
+    (answer,) = await store.commit([Unit(job=placed(a[0]), before=a[0], expects=1, charge=1.5)])
+    assert answer.ok
+    assert await shared(store) == {"bob": (0.0, 3), "ann": (1.5, 2)}
+    assert list(await shared(store)) == ["bob", "ann"]
+    assert await reserved(store) == [10, 11, 1, 12, 2]
+    stale = Unit(job=placed(a[1]), before=a[1], expects=9, charge=99.0)
+    assert not (await store.commit([stale]))[0].ok
+    assert (await shared(store))["ann"] == (1.5, 2)
+
+
+@in_loop
+async def test_who_was_away_has_saved_nothing(store: Store) -> None:
+    a = await put(store, make(1, owner="ann"), make(2, owner="ann"))
+    b = await put(store, make(3, owner="bob"))
+    await store.commit(
+        [
+            Unit(job=placed(b[0]), before=b[0], expects=1, charge=1.0),
+            Unit(job=placed(a[0]), before=a[0], expects=1, charge=5.0),
+            Unit(job=make(4, owner="cy")),
+        ]
+    )
+    assert await shared(store) == {"ann": (5.0, 1), "cy": (5.0, 1)}
+    await put(store, make(5, owner="bob"), make(6, owner="bob"))
+    assert await shared(store) == {"ann": (5.0, 1), "bob": (5.0, 2), "cy": (5.0, 1)}
+    gone = make(2, owner="ann")
+    await store.commit([Unit(job=placed(gone), before=gone, expects=1, charge=2.0)])
+    await put(store, make(7, owner="ann"))
+    assert (await shared(store))["ann"] == (7.0, 1), "its own is more"
+
+
+@in_loop
+async def test_an_owner_without_ready_jobs_stops_nobody(store: Store) -> None:
+    await put(store, *(make(n, owner=f"a{n:03}", request=BASH) for n in range(50)))
+    await put(store, make(99, owner="z"), make(100, owner="z", not_before=NOW + 9))
+    assert ids(await store.reserve([make(0).shape], 5, "me", NOW, NOW + 60)) == [99]
+
+
+@in_loop
+async def test_queue_position_follows_the_turns(store: Store) -> None:
+    jobs = await put(store, *(make(n, owner=["ann", "bob", "ann", "cy", "ann"][n % 5]) for n in range(23)))
+    charged = Unit(job=placed(jobs[0]), before=jobs[0], expects=1, charge=1.5)
+    assert (await store.commit([charged]))[0].ok
+    positions = {n: await store.queue_position(job) for n, job in enumerate(jobs)}
+    assert positions.pop(0) is None
+    assert sorted(positions, key=lambda n: positions[n] or 0) == await reserved(store, 99)
+    assert sorted(p for p in positions.values() if p is not None) == list(range(22))
+
+
+@in_loop
+async def test_settings_are_kept_and_forgotten(opener: Opener) -> None:
+    store = opener.open()
+    assert await store.settings() == {}
+    await store.commit([Unit(settings={"a": "1", "b": "", "c": None}), Unit(settings={"a": "2"})])
+    assert await store.settings() == {"a": "2", "b": ""}
+    stale = Unit(job=make(1), before=make(1), expects=3, settings={"a": "3"})
+    assert not (await store.commit([stale, Unit(settings={"b": None})]))[0].ok
+    await store.close()
+    store = opener.open()
+    assert await store.settings() == {"a": "2"}
+    await store.close()
+
+
 @in_loop
 async def test_open_jobs_are_those_a_worker_has(store: Store) -> None:
     await put(
@@ -559,8 +644,8 @@ async def test_open_jobs_are_those_a_worker_has(store: Store) -> None:
 async def test_every_filter_and_all_together(store: Store) -> None:
     await put(
         store,
-        make(1, name="a"),
-        make(2, owner="eve", name="a"),
+        make(1, name="a", labels={"k": "v", 'odd." key': "1"}),
+        make(2, owner="eve", name="a", labels={"k": "v"}),
         placed(make(3, name="a")),
         placed(make(4), "w2"),
         placed(make(5, owner="eve"), "w2", JobState.FAILED),
@@ -577,6 +662,9 @@ async def test_every_filter_and_all_together(store: Store) -> None:
     assert await found(worker_id="w2") == [5, 4]
     assert await found(name="a") == [3, 2, 1]
     assert await found(name="") == [6, 5, 4]
+    assert await found(labels={"k": "v"}) == [2, 1]
+    assert await found(labels={"k": "v", 'odd." key': "1"}) == [1]
+    assert await found(labels={"k": "w"}) == []
     assert await found(since=NOW + 3, until=NOW + 5) == [4, 3]
     assert await found(since=float("nan")) == []
     assert await found(owner="\udc80") == []

@@ -28,6 +28,7 @@ few = st.integers(0, 3)
 numbers = st.integers(0, 9)
 states = st.sampled_from(JobState)
 #: Moments lie on a small grid, so that they meet.
+LABELS = st.dictionaries(st.sampled_from(["a", 'b"', "c.d"]), st.sampled_from(["x", "1"]), max_size=2)
 spans = st.sampled_from([0.0, 1.0, 2.0, 5.0])
 
 
@@ -70,8 +71,9 @@ class Alike(RuleBasedStateMachine):
         attempt = Attempt(number=1, worker_id=f"w{draw(few)}", state=AttemptState.RUNNING, dispatched_at=self.now)
         job = Job(
             job_id=job_id,
-            owner=before.owner if before else f"o{draw(few)}",
-            name=before.name if before else draw(st.sampled_from(["", "a", "b"])),
+            owner=f"o{number % 4}",
+            name=["", "a", "b"][number % 3],
+            labels=draw(LABELS),
             submitted_at=before.submitted_at if before else self.now,
             state=state,
             manifest="{}",
@@ -89,12 +91,14 @@ class Alike(RuleBasedStateMachine):
         said = Event(job_id=job_id, at=self.now, kind=state.value, data={"n": number})
         return Unit(
             job=job,
-            before=before if expects is not None else None,
+            before=None if expects is None else before or job,
             expects=expects,
             events=(said,) * draw(few),
             blobs=(blob,) if draw(st.booleans()) else (),
             idempotency=key if expects is None and draw(st.booleans()) else None,
             result=Result(job_id=job_id, attempt=1) if draw(st.integers(0, 5)) == 0 else None,
+            charge=draw(st.sampled_from([0.0, 0.0, 1.0, 2.5])),
+            settings=draw(st.dictionaries(few.map(str), st.none() | few.map(str), max_size=2)),
             workers=(Worker(worker_id=f"w{draw(few)}", endpoint=job_id),) if draw(few) == 0 else (),
         )
 
@@ -119,6 +123,7 @@ class Alike(RuleBasedStateMachine):
         owner=st.none() | few.map("o{}".format),
         worker_id=st.none() | few.map("w{}".format),
         name=st.none() | st.sampled_from(["", "a", "b"]),
+        labels=LABELS,
         since=st.none() | spans,
         until=st.none() | spans,
         limit=st.integers(1, 5),
@@ -144,6 +149,7 @@ class Alike(RuleBasedStateMachine):
         self.both("open_jobs", f"w{number % 4}")
         self.both("expired", self.now, n)
         self.both("workers")
+        self.both("settings")
         self.both("blob", f"{number % 4}" * 64)
         self.both("idempotency", f"o{number % 4}", f"k{n}", self.now)
         if job_id in self.known:
@@ -167,6 +173,8 @@ class Alike(RuleBasedStateMachine):
         jobs = [job for job, _ in self.known.values()]
         assert counters.total == len(jobs)
         assert {s: n for s, n in counters.jobs.items() if n} == Counter(job.state.value for job in jobs)
+        shares = self.both("shares")
+        assert {s.owner: s.queued for s in shares} == Counter(j.owner for j in jobs if j.state is JobState.QUEUED)
         shapes = self.both("shapes")
         assert {s.shape: s.queued for s in shapes} == Counter(j.shape for j in jobs if j.state is JobState.QUEUED)
 
@@ -177,4 +185,4 @@ class Alike(RuleBasedStateMachine):
 
 
 TestAlike = Alike.TestCase
-TestAlike.settings = settings(max_examples=60, stateful_step_count=30, deadline=None)
+TestAlike.settings = settings(max_examples=40, stateful_step_count=25, deadline=None)

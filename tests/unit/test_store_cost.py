@@ -13,9 +13,10 @@ from trusted_pool.core.request import Request
 from trusted_pool.core.words import AttemptState, JobState
 from trusted_pool.ports.store import JobQuery, Unit
 from trusted_pool.store import statements
-from trusted_pool.store.apply import commit, draft, reserve
+from trusted_pool.store.apply import commit, draft
 from trusted_pool.store.listing import page, select
 from trusted_pool.store.opening import bring_to_head, connect
+from trusted_pool.store.queue import Reservation, reserve
 
 NOW = 1e9
 MANY = 200
@@ -85,12 +86,12 @@ def rows(statement: str, *arguments: object) -> Ask:
 
 
 def shapes_of(connection: sqlite3.Connection, count: int) -> list[str]:
-    found = connection.execute("SELECT shape FROM shapes ORDER BY request LIMIT ?", (count,))
+    found = connection.execute("SELECT DISTINCT shape FROM shapes ORDER BY request LIMIT ?", (count,))
     return [row[0] for row in found]
 
 
 def taking(count: int) -> Ask:
-    return lambda c: reserve(c, shapes_of(c, count), 8, holder="me", now=NOW, until=NOW + 1)
+    return lambda c: reserve(c, Reservation(shapes=shapes_of(c, count), n=8, holder="me", now=NOW, until=NOW + 1))
 
 
 def paging(**filters: object) -> Ask:
@@ -137,7 +138,7 @@ def test_reserve_of_many_shapes_is_nearly_as_cheap_as_of_one(
 ) -> None:
     """The front of the whole queue is full of jobs that back off, so that every shape is asked for its own."""
     one, many = (steps(two_sizes[1], QUESTIONS[f"reserve of {which} shape"]) for which in ("one", "every"))
-    assert many < one + MANY * 60
+    assert many < one + MANY * 150  # its row is named, its front found
 
 
 def test_no_statement_scans_or_sorts_the_jobs(two_sizes: tuple[sqlite3.Connection, sqlite3.Connection]) -> None:
@@ -151,8 +152,8 @@ def test_no_statement_scans_or_sorts_the_jobs(two_sizes: tuple[sqlite3.Connectio
         numbers = [int(n) for n in re.findall(r"\?(\d)", text)]
         arguments = named or ("[]",) * (max(numbers) if numbers else text.count("?"))
         plan = [row[3] for row in two_sizes[0].execute(f"EXPLAIN QUERY PLAN {text}", arguments)]
-        if name == "FRONT_OF_QUEUE":
-            assert plan == ["SCAN jobs USING INDEX jobs_queue"]  # in order, up to its LIMIT
+        if name == "FRONT_OF_OWNER":
+            assert plan == ["SEARCH jobs USING INDEX jobs_queue (owner=?)"]  # in order, up to its LIMIT
             continue
         assert not [line for line in plan if re.match(r"SCAN (jobs|j|events|blobs|idempotency)\b", line)], (name, plan)
         assert name in small_sorts or not [line for line in plan if "TEMP B-TREE" in line], (name, plan)

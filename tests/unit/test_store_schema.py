@@ -10,9 +10,13 @@ from pathlib import Path
 import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 
+from trusted_pool.core.job import Job
+from trusted_pool.core.request import Request
+from trusted_pool.core.words import JobState
 from trusted_pool.ports.store import StoreError
 from trusted_pool.store import migrate, schema
 from trusted_pool.store.opening import HEAD, bring_to_head, connect
+from trusted_pool.store.rows import JOB_COLUMNS, job_row, text
 from trusted_pool.store.sqlite import SqliteStore
 
 
@@ -73,6 +77,35 @@ def test_an_older_database_is_brought_up_to_date_at_opening(tmp_path: Path) -> N
     connection = connect(path)
     assert tables(connection) == tables(by_migrations())
     connection.close()
+
+
+def test_what_waits_in_an_older_database_is_still_in_the_queue(tmp_path: Path) -> None:
+    """A database of revision 0001, from before fair shares."""
+    path = tmp_path / "store.db"
+    request = Request(interpreter="x")
+    jobs = [
+        Job(job_id=f"pool-{n}", owner=f"o{n % 2}", state=state, manifest="{}", request=request, submitted_at=float(n))
+        for n, state in enumerate([JobState.QUEUED] * 3 + [JobState.CANCELLED])
+    ]
+    connection = connect(path)
+    migrate.upgrade(connection, path, "0001")
+    for job in jobs:
+        row = job_row(job, 1, job.shape, text(job))
+        marks = ",".join("?" * len(row))
+        connection.execute(f"INSERT INTO jobs ({','.join(JOB_COLUMNS)}) VALUES ({marks})", row)  # noqa: S608
+    connection.close()
+
+    async def look() -> None:
+        store = SqliteStore.open(path)
+        (count,) = await store.shapes()
+        assert (count.shape, count.request, count.queued) == (jobs[0].shape, request, 3)
+        assert {s.owner: (s.virtual_time, s.queued) for s in await store.shares()} == {"o0": (0, 2), "o1": (0, 1)}
+        rows = await store.reserve([count.shape], 9, "me", 1.0, 2.0)
+        assert [row.job.job_id for row in rows] == ["pool-0", "pool-1", "pool-2"]
+        assert await store.job("pool-3") is not None
+        await store.close()
+
+    asyncio.run(look())
 
 
 def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -1,20 +1,18 @@
-"""Commits and reservations, inside the writer's transaction."""
+"""Commits, inside the writer's transaction."""
 
-import heapq
 import sqlite3
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import msgspec
 
+from trusted_pool.core.fair import come_back
 from trusted_pool.core.words import JobState
 from trusted_pool.ports.store import Committed, Idempotency, Unit
 from trusted_pool.store import statements as sql
 from trusted_pool.store.rows import TOTAL, check, job_row, moment_of, role_of, text
 
-#: Up to so many shapes, each is asked for its front; more are looked for at the front of the whole queue first.
-FEW_SHAPES = 16
 QUEUED = JobState.QUEUED.value
 #: A blob's last use is kept to the hour: one that everybody uses is not rewritten with every submit.
 USE_GRAIN_S = 3600.0
@@ -77,14 +75,24 @@ class Batch:
         self._idempotency: dict[tuple[str, str], Idempotency] = {}
         self._workers: dict[object, tuple[object, ...]] = {}
         self._counters: Counter[str] = Counter()
-        self._shapes: Counter[str] = Counter()
+        self._shapes: Counter[tuple[str, str]] = Counter()
         self._requests: dict[str, str] = {}
+        self._accounted: set[str] = set()
+        self._settings: dict[str, str | None] = {}
+        owners = sorted({u.job.owner for u in units if u.job})
+        #: (virtual time, queued) of each owner in this batch
+        self._shares: dict[str, tuple[float, int]] = {
+            row[0]: (row[1], row[2]) for row in self._ask(sql.SHARES_OF, owners)
+        }
+        #: The least virtual time of the owners with queued jobs that are not in this batch.
+        least = connection.execute(sql.LEAST_OF_OTHERS, (sql.keys(owners),)).fetchone() if owners else None
+        self._others: list[float] = list(least or ())
         self._moment = 0.0
 
     def _ask(self, statement: str, keys: Sequence[object]) -> list[Any]:
         if not keys:
             return []
-        row = self._connection.execute(statement, (text_of_keys(keys),)).fetchone()
+        row = self._connection.execute(statement, (sql.keys(keys),)).fetchone()
         found: list[Any] = msgspec.json.decode(row[0])
         return found
 
@@ -119,6 +127,7 @@ class Batch:
             self._idempotency[name] = unit.idempotency
         for row in drafted.workers:
             self._workers[row[0]] = row
+        self._settings |= unit.settings
         for blob in unit.blobs:
             state, used_at = self._known.get(blob.sha256, ("", 0.0))
             if state != "live":
@@ -133,18 +142,30 @@ class Batch:
         job = drafted.unit.job
         assert job is not None  # noqa: S101  # the caller looked
         version = head[0] + 1 if head else 1
+        was_queued, is_queued = head is not None and head[1] == QUEUED, job.state is JobState.QUEUED
         if head:
             self._counters[head[1]] -= 1
-            self._shapes[head[2]] -= head[1] == QUEUED
+            self._shapes[job.owner, head[2]] -= was_queued
         else:
             self._counters[TOTAL] += 1
         self._counters[job.state.value] += 1
-        if job.state is JobState.QUEUED:
-            self._shapes[drafted.shape] += 1
+        if is_queued:
+            self._shapes[job.owner, drafted.shape] += 1
             self._requests[drafted.shape] = drafted.request
+        if was_queued != is_queued or drafted.unit.charge:
+            self._account(job.owner, is_queued - was_queued, drafted.unit.charge)
         self._heads[job.job_id] = (version, job.state.value, drafted.shape)
         self._jobs[job.job_id] = job_row(job, version, drafted.shape, drafted.job)
         return version
+
+    def _account(self, owner: str, more: int, charge: float) -> None:
+        """Count an owner's queued jobs and its virtual time."""
+        virtual_time, queued = self._shares.get(owner, (0.0, 0))
+        if more > 0 and not queued:
+            here = [time for time, count in self._shares.values() if count]
+            virtual_time = come_back(virtual_time, self._others + here)
+        self._shares[owner] = (virtual_time + charge, queued + more)
+        self._accounted.add(owner)
 
     def write(self) -> None:
         """Write all that was taken in."""
@@ -157,16 +178,25 @@ class Batch:
         sql.put(connection, sql.PUT_WORKERS, list(self._workers.values()))
         sql.put(connection, sql.ADD_COUNTERS, [(n, by) for n, by in self._counters.items() if by])
         if self._used:
-            connection.execute(sql.TOUCH_BLOBS, (self._moment, text_of_keys(self._used)))
+            connection.execute(sql.TOUCH_BLOBS, (self._moment, sql.keys(self._used)))
         if self._idempotency:
             keys = [(k.owner, k.key, k.fingerprint, k.job_id, k.until) for k in self._idempotency.values()]
             connection.execute(sql.PRUNE_KEYS, (self._moment, 2 * len(keys)))
             sql.put(connection, sql.PUT_KEYS, keys)
-        rows = [(shape, self._requests.get(shape, ""), by) for shape, by in self._shapes.items() if by]
-        if rows:
-            sql.put(connection, sql.ADD_SHAPES, rows)
-        if fewer := [row[0] for row in rows if row[2] < 0]:
-            connection.execute(sql.DROP_SHAPES, (text_of_keys(fewer),))
+        self._write_queue()
+        if self._settings:
+            kept = [(name, value) for name, value in self._settings.items() if value is not None]
+            sql.put(connection, sql.PUT_SETTINGS, kept)
+            gone = [name for name, value in self._settings.items() if value is None]
+            connection.execute(sql.DROP_SETTINGS, (sql.keys(gone),))
+
+    def _write_queue(self) -> None:
+        connection = self._connection
+        sql.put(connection, sql.PUT_SHARES, [(owner, *self._shares[owner]) for owner in sorted(self._accounted)])
+        rows = [(*key, self._requests.get(key[1], ""), by) for key, by in self._shapes.items() if by]
+        sql.put(connection, sql.ADD_SHAPES, rows)
+        if fewer := [key for key, by in self._shapes.items() if by < 0]:
+            connection.execute(sql.DROP_SHAPES, (sql.keys(fewer),))
 
 
 def commit(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[Committed]:
@@ -175,62 +205,3 @@ def commit(connection: sqlite3.Connection, drafts: Sequence[Draft]) -> list[Comm
     answers = [batch.judge(d) for d in drafts]
     batch.write()
     return answers
-
-
-def reserve(
-    connection: sqlite3.Connection, shapes: Sequence[str], n: int, *, holder: str, now: float, until: float
-) -> list[tuple[str, int]]:
-    """Mark up to n ready jobs and return (data, version) of each. The caller owns the transaction.
-
-    Looks at about n rows and one per shape, however long the queue is.
-    """
-    connection.execute(sql.WAKE, (now,))
-    wanted = list(dict.fromkeys(shapes))
-    asked = {"n": n, "now": now, "holder": holder}
-    chosen = _front_of_queue(connection, wanted, asked) if len(wanted) > FEW_SHAPES else None
-    if chosen is None:
-        chosen = _fronts(connection, wanted, asked)
-    if not chosen:
-        return []
-    ids = text_of_keys(chosen)
-    connection.execute(sql.MARK, (until, holder, ids))
-    return connection.execute(sql.LOAD, (ids,)).fetchall()
-
-
-def _front_of_queue(connection: sqlite3.Connection, shapes: Sequence[str], asked: dict[str, Any]) -> list[str] | None:
-    """Choose from the front of the whole queue; None when that does not settle it."""
-    n: int = asked["n"]
-    reach = 4 * n + 64
-    rows = connection.execute(sql.FRONT_OF_QUEUE, {**asked, "reach": reach}).fetchall()
-    wanted = frozenset(shapes)
-    found = [job_id for job_id, shape, ready in rows if ready and shape in wanted]
-    return found[:n] if len(found) >= n or len(rows) < reach else None
-
-
-def _fronts(connection: sqlite3.Connection, shapes: Sequence[str], asked: dict[str, Any]) -> list[str]:
-    """Choose by merging the shapes, each in its order."""
-    if len(shapes) == 1:
-        return [row[1] for row in connection.execute(sql.FRONT_OF_SHAPE, {**asked, "shape": shapes[0]})]
-    heap: list[tuple[float, str, str]] = connection.execute(
-        sql.FRONTS, {**asked, "shapes": text_of_keys(shapes)}
-    ).fetchall()
-    heapq.heapify(heap)
-    ahead: dict[str, Iterator[tuple[float, str]]] = {}
-    chosen: list[str] = []
-    while heap and len(chosen) < asked["n"]:
-        order_key, job_id, shape = heap[0]
-        chosen.append(job_id)
-        if shape not in ahead:
-            place = {"shape": shape, "order_key": order_key, "job_id": job_id}
-            ahead[shape] = iter(connection.execute(sql.NEXT_OF_SHAPE, {**asked, **place}).fetchall())
-        follower = next(ahead[shape], None)
-        if follower is None:
-            heapq.heappop(heap)
-        else:
-            heapq.heapreplace(heap, (*follower, shape))
-    return chosen
-
-
-def text_of_keys(keys: Sequence[object]) -> str:
-    """Return keys as a JSON array."""
-    return msgspec.json.encode(keys).decode()

@@ -59,6 +59,8 @@ def select(
         where("submitted_at >= ?", query.since)
     if query.until is not None:
         where("submitted_at < ?", query.until)
+    for name, value in query.labels.items():
+        where("EXISTS (SELECT 1 FROM json_each(data, '$.labels') WHERE key = ? AND value = ?)", name, value)
     if after is not None:
         where("(submitted_at, job_id) < (?, ?)", *after)
     condition = f"WHERE {' AND '.join(conditions)} " if conditions else ""

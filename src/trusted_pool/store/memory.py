@@ -1,6 +1,7 @@
 """A store without threads and files, for simulations: deterministic, and as forgetful as a machine without power."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Sequence
 
 import msgspec
@@ -18,6 +19,7 @@ from trusted_pool.ports.store import (
     JobQuery,
     Result,
     ShapeCount,
+    Share,
     StoreError,
     StoreFullError,
     Unit,
@@ -35,6 +37,8 @@ class Tables(msgspec.Struct, kw_only=True):
     blobs: dict[str, Blob] = {}
     keys: dict[tuple[str, str], Idempotency] = {}
     workers: dict[str, Worker] = {}
+    virtual: dict[str, float] = {}  #: virtual time by owner
+    settings: dict[str, str] = {}
 
 
 class MemoryStore:
@@ -122,6 +126,7 @@ class MemoryStore:
             return Committed(ok=False, conflict="idempotency")
         version = 0
         if job:
+            self._account(job, unit.charge)
             version = row.version + 1 if row else 1
             tables.jobs[job.job_id] = Versioned(job, version)
             self._reserved.pop(job.job_id, None)
@@ -135,7 +140,21 @@ class MemoryStore:
             tables.keys[key.owner, key.key] = key
         for worker in unit.workers:
             tables.workers[worker.worker_id] = worker
+        for name, value in unit.settings.items():
+            if value is None:
+                tables.settings.pop(name, None)
+            else:
+                tables.settings[name] = value
         return Committed(ok=True, version=version)
+
+    def _account(self, job: Job, charge: float) -> None:
+        """Charge the owner of a job that is about to be put."""
+        virtual = self._tables.virtual
+        queued = {row.job.owner for row in self._queued()}
+        if job.state is JobState.QUEUED and job.owner not in queued:
+            others = [virtual.get(owner, 0.0) for owner in queued]
+            virtual[job.owner] = max([virtual.get(job.owner, 0.0), *([min(others)] if others else [])])
+        virtual[job.owner] = virtual.get(job.owner, 0.0) + charge
 
     async def job(self, job_id: str) -> Versioned | None:
         """Load one job."""
@@ -165,7 +184,11 @@ class MemoryStore:
             other, reserved_until = self._reserved.get(job.job_id, (holder, 0.0))
             return job.shape in wanted and job.not_before <= now and (other == holder or reserved_until <= now)
 
-        chosen = [row for row in self._queued() if ready(row.job)][: max(n, 0)]
+        waiting: dict[str, list[Versioned]] = {}
+        for row in self._queued():
+            if ready(row.job):
+                waiting.setdefault(row.job.owner, []).append(row)
+        chosen = _in_turn(waiting, self._tables.virtual)[: max(n, 0)]
         self._reserved.update((row.job.job_id, (holder, until)) for row in chosen)
         return chosen
 
@@ -194,6 +217,11 @@ class MemoryStore:
         ]
         return min(moments, default=None)
 
+    async def oldest_queued_at(self) -> float | None:
+        """Return when the job that waits longest was submitted, or None when none waits."""
+        await self._alive()
+        return min((row.job.submitted_at for row in self._queued()), default=None)
+
     async def expired(self, now: float, n: int) -> list[Versioned]:
         """Load up to n queued jobs whose `expires_at` has passed."""
         await self._alive()
@@ -220,7 +248,10 @@ class MemoryStore:
     async def queue_position(self, job: Job) -> int | None:
         """Return how many queued jobs go before it, or None when it is not queued."""
         await self._alive()
-        ids = [row.job.job_id for row in self._queued()]
+        waiting: dict[str, list[Versioned]] = {}
+        for row in self._queued():
+            waiting.setdefault(row.job.owner, []).append(row)
+        ids = [row.job.job_id for row in _in_turn(waiting, self._tables.virtual)]
         return ids.index(job.job_id) if job.job_id in ids else None
 
     async def events(self, job_id: str) -> list[Event]:
@@ -257,6 +288,21 @@ class MemoryStore:
             jobs[row.job.state.value] += 1
         return Counters(jobs=jobs, total=len(self._tables.jobs))
 
+    async def shares(self) -> list[Share]:
+        """Return the share of every owner that has queued jobs, least virtual time first."""
+        await self._alive()
+        queued = Counter(row.job.owner for row in self._queued())
+        shares = [
+            Share(owner=owner, virtual_time=self._tables.virtual.get(owner, 0.0), queued=count)
+            for owner, count in queued.items()
+        ]
+        return sorted(shares, key=lambda share: (share.virtual_time, share.owner))
+
+    async def settings(self) -> dict[str, str]:
+        """Return all kept settings."""
+        await self._alive()
+        return dict(self._tables.settings)
+
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""
         if self._crashed:
@@ -272,12 +318,21 @@ class MemoryStore:
             raise StoreError("the store is closed")
 
 
+def _in_turn(waiting: dict[str, list[Versioned]], virtual: dict[str, float]) -> list[Versioned]:
+    """Return all of them as they are picked: each pick moves its owner on by 1."""
+    turns = [
+        (virtual.get(owner, 0.0) + pick, owner, row) for owner, rows in waiting.items() for pick, row in enumerate(rows)
+    ]
+    return [row for _, _, row in sorted(turns, key=lambda turn: turn[:2])]
+
+
 def _matches(job: Job, query: JobQuery) -> bool:
     return (
         (not query.states or job.state in query.states)
         and (query.owner is None or job.owner == query.owner)
         and (query.worker_id is None or worker_id_of(job) == query.worker_id)
         and (query.name is None or job.name == query.name)
+        and all(job.labels.get(name) == value for name, value in query.labels.items())
         and (query.since is None or job.submitted_at >= query.since)
         and (query.until is None or job.submitted_at < query.until)
     )

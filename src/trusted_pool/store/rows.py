@@ -4,7 +4,7 @@ import base64
 import math
 import struct
 import zlib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import msgspec
 
@@ -12,7 +12,7 @@ from trusted_pool.core.job import Job
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
-from trusted_pool.ports.store import JobQuery, Result, Unit
+from trusted_pool.ports.store import JobQuery, Result, Share, Unit
 
 OPEN = (JobState.DISPATCHED, JobState.RUNNING)
 TOTAL = "total"
@@ -105,14 +105,18 @@ def role_of(unit: Unit, sha256: str) -> str:
 def check(unit: Unit) -> None:
     """Refuse a unit that makes no sense whatever the store holds. Raises ValueError."""
     job, before = unit.job, unit.before
-    if job is None and (unit.expects is not None or unit.before is not None or unit.blobs):
-        raise ValueError("a unit without a job can neither expect a version nor refer to blobs")
+    if not math.isfinite(unit.charge):
+        raise ValueError("a charge is a number")
+    if job is None and (unit.expects is not None or unit.before is not None or unit.blobs or unit.charge):
+        raise ValueError("a unit without a job can neither expect a version, nor refer to blobs, nor charge")
     if job is None:
         return
     if before is not None and any(
         getattr(job, name) != getattr(before, name) for name in ("job_id", "owner", "name", "submitted_at")
     ):
         raise ValueError(f"job {job.job_id}: id, owner, name and time of submission never change")
+    if (unit.expects is None) != (before is None):
+        raise ValueError(f"job {job.job_id}: what changes a job gives it as it was loaded; what makes one does not")
     if unit.idempotency is not None and unit.expects is not None:
         raise ValueError("only a new job can come with an idempotency key")
     if unit.result is not None and unit.result.job_id != job.job_id:
@@ -121,6 +125,22 @@ def check(unit: Unit) -> None:
         raise ValueError("neither a job id nor an idempotency key may hold a NUL")
     if not all(math.isfinite(t) for t in (job.submitted_at, job.not_before, job.expires_at or 0.0)):
         raise ValueError(f"job {job.job_id}: a time is not finite")
+
+
+def place_among(shares: Sequence[Share], owner: str, rank: int) -> int:
+    """Return how many queued jobs go before an owner's job that has `rank` jobs of the owner before it.
+
+    Counts as `reserve` does: each job that is picked moves its owner on by 1.
+    """
+    own = next((share.virtual_time for share in shares if share.owner == owner), 0.0) + rank
+    before = rank
+    for share in shares:
+        if share.owner == owner:
+            continue
+        behind = own - share.virtual_time
+        turns = math.floor(behind) + 1 if share.owner < owner else math.ceil(behind)
+        before += min(share.queued, max(turns, 0))
+    return before
 
 
 def cursor(submitted_at: float, job_id: str) -> str:

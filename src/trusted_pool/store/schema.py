@@ -49,8 +49,8 @@ jobs = sa.Table(
     sa.Column("reserved_until", sa.Double),
     sa.Column("holder", sa.Text),
     sa.Column("data", sa.Text, nullable=False),
-    _index("jobs_queue", "order_key", "job_id", where=QUEUED),
-    _index("jobs_ready", "shape", "order_key", "job_id", where=READY),
+    _index("jobs_queue", "owner", "order_key", "job_id", where=QUEUED),
+    _index("jobs_ready", "owner", "shape", "order_key", "job_id", where=READY),
     _index("jobs_waiting", "wake_at", where=WAITING),
     _index("jobs_reserved", "reserved_until", where=RESERVED),
     _index("jobs_expiring", "expires_at", "job_id", where=EXPIRING),
@@ -133,15 +133,26 @@ counters = sa.Table(
 shapes = sa.Table(
     "shapes",
     metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
     sa.Column("shape", sa.Text, primary_key=True),
     sa.Column("request", sa.Text, nullable=False),
-    sa.Column("queued", sa.BigInteger, nullable=False),  # a shape with none has no row
+    sa.Column("queued", sa.BigInteger, nullable=False),  # a shape of which an owner has none queued has no row
+    sa.Index("shapes_by_shape", "shape", "queued"),
+)
+
+shares = sa.Table(
+    "shares",
+    metadata,
+    sa.Column("owner", sa.Text, primary_key=True),
+    sa.Column("virtual_time", sa.Double, nullable=False),
+    sa.Column("queued", sa.BigInteger, nullable=False),
+    _index("shares_in_order", "virtual_time", "owner", where=sa.text("queued > 0")),
 )
 
 meta = sa.Table(
     "meta",
     metadata,
-    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("name", sa.Text, primary_key=True),  # of a setting
     sa.Column("value", sa.Text, nullable=False),
 )
 

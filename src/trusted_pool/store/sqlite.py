@@ -20,6 +20,7 @@ from trusted_pool.ports.store import (
     JobQuery,
     Result,
     ShapeCount,
+    Share,
     StoreError,
     Unit,
     Versioned,
@@ -30,8 +31,9 @@ from trusted_pool.store.faults import meaning
 from trusted_pool.store.listing import page
 from trusted_pool.store.lock import DatabaseLock
 from trusted_pool.store.opening import bring_to_head, connect, look, make_file
-from trusted_pool.store.rows import all_states, data_of, job_of, request_of, result_of, worker_of
-from trusted_pool.store.writer import Reservation, Writer
+from trusted_pool.store.queue import Reservation
+from trusted_pool.store.rows import all_states, data_of, job_of, place_among, request_of, result_of, worker_of
+from trusted_pool.store.writer import Writer
 
 READING_THREADS = 2
 T = TypeVar("T")
@@ -94,6 +96,10 @@ class SqliteStore:
             raise
         return store
 
+    def observe(self, on_batch: Callable[[int, float], None]) -> None:
+        """Have `on_batch` told of every transaction: its units and its seconds. Called from the writer's thread."""
+        self._writer.on_batch = on_batch
+
     async def commit(self, units: Sequence[Unit]) -> list[Committed]:
         """Commit the units. Raises StoreFullError, StoreError; ValueError for a unit that makes no sense."""
         drafts = [draft(unit) for unit in units]
@@ -106,7 +112,7 @@ class SqliteStore:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
         if n < 1 or not shapes:
             return []
-        rows = await self._writer.call(Reservation(tuple(shapes), n, holder, now, until))
+        rows = await self._writer.call(Reservation(shapes=tuple(shapes), n=n, holder=holder, now=now, until=until))
         return _versioned(rows)
 
     async def job(self, job_id: str) -> Versioned | None:
@@ -136,6 +142,11 @@ class SqliteStore:
         moments = [row[0] for question in questions for row in self._point(question, now)]
         return min((moment for moment in moments if moment is not None), default=None)
 
+    async def oldest_queued_at(self) -> float | None:
+        """Return when the job that waits longest was submitted, or None when none waits."""
+        rows: list[tuple[float | None]] = self._point(sql.OLDEST)
+        return rows[0][0]
+
     async def expired(self, now: float, n: int) -> list[Versioned]:
         """Load up to n queued jobs whose `expires_at` has passed."""
         return await self._read(lambda c: _versioned(c.execute(sql.EXPIRED, (now, max(n, 0)))), [])
@@ -145,9 +156,13 @@ class SqliteStore:
         return await self._read(lambda c: page(c, query), JobPage(jobs=()))
 
     async def queue_position(self, job: Job) -> int | None:
-        """Return how many queued jobs go before it, or None when it is not queued. Counts them."""
-        rows: list[tuple[int]] = await self._read(lambda c: c.execute(sql.POSITION, (job.job_id,)).fetchall(), [])
-        return rows[0][0] if rows else None
+        """Return how many queued jobs go before it, or None when it is not queued. Counts those of its owner."""
+
+        def look(connection: sqlite3.Connection) -> int | None:
+            row = connection.execute(sql.RANK, (job.job_id,)).fetchone()
+            return place_among(_shares(connection), *row) if row else None
+
+        return await self._read(look, None)
 
     async def events(self, job_id: str) -> list[Event]:
         """Return a job's story, oldest first."""
@@ -182,6 +197,14 @@ class SqliteStore:
         """Return the counters."""
         jobs, total = all_states(self._point(sql.COUNTERS))
         return Counters(jobs=jobs, total=total)
+
+    async def shares(self) -> list[Share]:
+        """Return the share of every owner that has queued jobs, least virtual time first."""
+        return await self._read(_shares, [])
+
+    async def settings(self) -> dict[str, str]:
+        """Return all kept settings."""
+        return dict(self._point(sql.SETTINGS))
 
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""
@@ -228,6 +251,13 @@ class SqliteStore:
     def _begin_reading(self) -> None:
         self._local.connection = connect(self._path, reading=True)
         self._far.append(self._local.connection)
+
+
+def _shares(connection: sqlite3.Connection) -> list[Share]:
+    return [
+        Share(owner=owner, virtual_time=virtual_time, queued=queued)
+        for owner, virtual_time, queued in connection.execute(sql.SHARES)
+    ]
 
 
 def _versioned(rows: Sequence[tuple[str, int]] | sqlite3.Cursor) -> list[Versioned]:

@@ -10,6 +10,8 @@ from collections.abc import Sequence
 from functools import lru_cache
 from itertools import chain
 
+import msgspec
+
 from trusted_pool.store.rows import FIXED_COLUMNS, JOB_COLUMNS
 
 #: VALUES of these many rows are prepared; a batch is cut into them, largest first.
@@ -48,14 +50,32 @@ ADD_COUNTERS = (
     " ON CONFLICT (name) DO UPDATE SET value = value + excluded.value",
 )
 ADD_SHAPES = (
-    "INSERT INTO shapes (shape, request, queued) VALUES ",
-    " ON CONFLICT (shape) DO UPDATE SET queued = queued + excluded.queued",
+    "INSERT INTO shapes (owner, shape, request, queued) VALUES ",
+    " ON CONFLICT (owner, shape) DO UPDATE SET queued = queued + excluded.queued",
 )
-DROP_SHAPES = "DELETE FROM shapes WHERE shape IN (SELECT value FROM json_each(?)) AND queued <= 0"
+DROP_SHAPES = (
+    "DELETE FROM shapes WHERE (owner, shape) IN"
+    " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)) AND queued <= 0"
+)
+PUT_SHARES = (
+    "INSERT INTO shares (owner, virtual_time, queued) VALUES ",
+    " ON CONFLICT (owner) DO UPDATE SET virtual_time = excluded.virtual_time, queued = excluded.queued",
+)
+PUT_SETTINGS = ("INSERT INTO meta (name, value) VALUES ", " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+DROP_SETTINGS = "DELETE FROM meta WHERE name IN (SELECT value FROM json_each(?))"
 
 HEADS = (
     "SELECT json_group_array(json_array(job_id, version, state, shape)) FROM jobs"
     " WHERE job_id IN (SELECT value FROM json_each(?))"
+)
+SHARES_OF = (
+    "SELECT json_group_array(json_array(owner, virtual_time, queued)) FROM shares"
+    " WHERE owner IN (SELECT value FROM json_each(?))"
+)
+#: The least virtual time of the others that have queued jobs.
+LEAST_OF_OTHERS = (
+    "SELECT virtual_time FROM shares INDEXED BY shares_in_order"
+    " WHERE queued > 0 AND owner NOT IN (SELECT value FROM json_each(?)) ORDER BY virtual_time, owner LIMIT 1"
 )
 HAVE_RESULT = "SELECT json_group_array(job_id) FROM results WHERE job_id IN (SELECT value FROM json_each(?))"
 KNOWN_BLOBS = (
@@ -85,36 +105,44 @@ FORGET_RESERVATIONS = (
 )
 # What others hold stays among what is ready and is stepped over: no more than all of them reserve at once. The
 # condition on not_before only matters after a clock went back.
-#: The front of one shape.
+#: Who has queued jobs, in their turn.
+TURNS = (
+    "SELECT virtual_time, owner FROM shares INDEXED BY shares_in_order WHERE queued > 0 ORDER BY virtual_time, owner"
+)
+#: Which of the shapes asked for an owner has queued.
+SHAPES_OF = "SELECT shape FROM shapes WHERE owner = ? AND shape IN (SELECT value FROM json_each(?))"
+#: The front of one shape of an owner.
 FRONT_OF_SHAPE = (
     "SELECT order_key, job_id FROM jobs INDEXED BY jobs_ready"
-    " WHERE shape = :shape AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
+    " WHERE owner = :owner AND shape = :shape AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
     " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
     " ORDER BY order_key, job_id LIMIT :n"
 )
-#: The front of each of many shapes.
+#: The front of each of many shapes of an owner.
 FRONTS = (
     "SELECT j.order_key, j.job_id, j.shape FROM json_each(:shapes) s CROSS JOIN jobs j ON j.rowid ="
     " (SELECT rowid FROM jobs INDEXED BY jobs_ready"
-    " WHERE shape = s.value AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
+    " WHERE owner = :owner AND shape = s.value AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
     " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
     " ORDER BY order_key, job_id LIMIT 1)"
 )
-#: What follows in one shape.
+#: What follows in one shape of an owner.
 NEXT_OF_SHAPE = (
     "SELECT order_key, job_id FROM jobs INDEXED BY jobs_ready"
-    " WHERE shape = :shape AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
+    " WHERE owner = :owner AND shape = :shape AND state = 'queued' AND wake_at IS NULL AND not_before <= :now"
     " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
     " AND (order_key, job_id) > (:order_key, :job_id) ORDER BY order_key, job_id LIMIT :n"
 )
-#: The front of the whole queue, what waits included.
-FRONT_OF_QUEUE = (
+#: The front of an owner's whole queue, what waits included.
+FRONT_OF_OWNER = (
     "SELECT job_id, shape, wake_at IS NULL AND not_before <= :now"
     " AND (reserved_until IS NULL OR reserved_until <= :now OR holder = :holder)"
-    " FROM jobs INDEXED BY jobs_queue WHERE state = 'queued' ORDER BY order_key, job_id LIMIT :reach"
+    " FROM jobs INDEXED BY jobs_queue WHERE owner = :owner AND state = 'queued'"
+    " ORDER BY order_key, job_id LIMIT :reach"
 )
 MARK = "UPDATE jobs SET reserved_until = ?, holder = ? WHERE job_id IN (SELECT value FROM json_each(?))"
-LOAD = "SELECT data, version FROM jobs WHERE job_id IN (SELECT value FROM json_each(?)) ORDER BY order_key, job_id"
+#: In the order of the ids.
+LOAD = "SELECT j.data, j.version FROM json_each(?) k CROSS JOIN jobs j ON j.job_id = k.value ORDER BY k.key"
 
 JOB = "SELECT data, version FROM jobs WHERE job_id = ?"
 OPEN_JOBS = "SELECT data, version FROM jobs WHERE state IN ('dispatched', 'running') ORDER BY submitted_at, job_id"
@@ -122,7 +150,13 @@ OPEN_JOBS_OF = (
     "SELECT data, version FROM jobs WHERE worker_id = ? AND state IN ('dispatched', 'running')"
     " ORDER BY submitted_at, job_id"
 )
-SHAPES = "SELECT shape, request, queued FROM shapes WHERE queued > 0 ORDER BY shape"
+SHAPES = "SELECT shape, min(request), sum(queued) FROM shapes GROUP BY shape ORDER BY shape"
+SHARES = (
+    "SELECT owner, virtual_time, queued FROM shares INDEXED BY shares_in_order"
+    " WHERE queued > 0 ORDER BY virtual_time, owner"
+)
+SETTINGS = "SELECT name, value FROM meta"
+OLDEST = "SELECT min(submitted_at) FROM jobs INDEXED BY jobs_of_state WHERE state = 'queued'"
 NEXT_WAKE = (
     "SELECT min(wake_at) FROM jobs INDEXED BY jobs_waiting"
     " WHERE state = 'queued' AND wake_at IS NOT NULL AND wake_at > ?"
@@ -139,9 +173,10 @@ EXPIRED = (
     "SELECT data, version FROM jobs INDEXED BY jobs_expiring"
     " WHERE state = 'queued' AND expires_at IS NOT NULL AND expires_at <= ? ORDER BY expires_at, job_id LIMIT ?"
 )
-POSITION = (
-    "SELECT (SELECT count(*) FROM jobs INDEXED BY jobs_queue"
-    " WHERE state = 'queued' AND (order_key, job_id) < (j.order_key, j.job_id))"
+#: The owner of a queued job and how many of its own go before.
+RANK = (
+    "SELECT owner, (SELECT count(*) FROM jobs INDEXED BY jobs_queue"
+    " WHERE owner = j.owner AND state = 'queued' AND (order_key, job_id) < (j.order_key, j.job_id))"
     " FROM jobs j WHERE job_id = ? AND state = 'queued'"
 )
 EVENTS = "SELECT seq, at, kind, attempt, data FROM events WHERE job_id = ? ORDER BY seq"
@@ -167,3 +202,8 @@ def put(connection: sqlite3.Connection, statement: tuple[str, str], rows: Sequen
             sql = _values(*statement, len(piece[0]), cut)
             connection.execute(sql, tuple(chain.from_iterable(piece)))
             begin += cut
+
+
+def keys(names: Sequence[object]) -> str:
+    """Return keys as a JSON array, for json_each."""
+    return msgspec.json.encode(names).decode()

@@ -8,7 +8,8 @@ import asyncio
 import contextlib
 import sqlite3
 import threading
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
@@ -16,23 +17,14 @@ from typing import Any
 import msgspec
 
 from trusted_pool.ports.store import Committed, StoreError, StoreFullError
-from trusted_pool.store.apply import Draft, commit, reserve
+from trusted_pool.store.apply import Draft, commit
 from trusted_pool.store.faults import is_fatal, is_surroundings, meaning
+from trusted_pool.store.queue import Reservation, reserve
 
 #: Units in one transaction at most; it bounds how long the first of a flood waits.
 BATCH_UNITS = 1024
 #: Changed rows after which the write-ahead log is copied into the database, between two batches.
 CHECKPOINT_CHANGES = 4000
-
-
-class Reservation(msgspec.Struct, frozen=True):
-    """The arguments of `reserve`."""
-
-    shapes: Sequence[str]
-    n: int
-    holder: str
-    now: float
-    until: float
 
 
 class Task(msgspec.Struct, frozen=True, eq=False):
@@ -56,6 +48,8 @@ class Writer:
         self._broken: StoreError | None = None
         self._thread = threading.Thread(target=self._run, name="store-writer", daemon=True)
         self._changes_copied = 0
+        #: Told of every transaction: units, seconds. Called by the writer's thread after the answers; must not raise.
+        self.on_batch: Callable[[int, float], None] = lambda _units, _seconds: None
 
     def start(self) -> None:
         """Begin."""
@@ -85,8 +79,12 @@ class Writer:
         while more:
             batch, more = self._gather()
             if batch:
+                began = time.monotonic()
                 answers = self._answers(batch)
+                seconds = time.monotonic() - began
                 _tell(batch, answers)
+                if units := _units(batch):  # a reservation waits for no disk
+                    self.on_batch(units, seconds)
                 self._checkpoint()
 
     def _gather(self) -> tuple[list[Task], bool]:
@@ -148,8 +146,7 @@ class Writer:
         for task in batch:
             if isinstance(task.work, Reservation):
                 write()
-                r = task.work
-                answers.append(reserve(self._connection, r.shapes, r.n, holder=r.holder, now=r.now, until=r.until))
+                answers.append(reserve(self._connection, task.work))
             else:
                 waiting.append(task)
         write()
@@ -186,6 +183,10 @@ class Writer:
             self._connection.execute("PRAGMA wal_checkpoint(PASSIVE)").fetchone()
         except sqlite3.Error as error:
             self._heed(error)
+
+
+def _units(tasks: Sequence[Task]) -> int:
+    return sum(len(task.work) for task in tasks if not isinstance(task.work, Reservation))
 
 
 def _drafts(task: Task) -> Sequence[Draft]:

@@ -87,6 +87,7 @@ class FakeWorker:
         self.worker_id = worker_id
         self.journal_id = journal_id
         self.slots = slots
+        self.draining = False
         self.refusal: PoolError | None = None
         self.parcels: list[Parcel] = []  #: every submit that arrived, repeats included
         self.held: dict[str, Held] = {}
@@ -103,6 +104,7 @@ class FakeWorker:
             api=1,
             capacity=Capacity(slots=self.slots),
             active_jobs=self._busy,
+            draining=self.draining,
         )
 
     @property
@@ -142,7 +144,7 @@ class FakeWorker:
                     async with asyncio.timeout(HEARTBEAT_S):
                         await bell.wait()
                 except TimeoutError:
-                    yield Heartbeat(active_jobs=self._busy)
+                    yield Heartbeat(active_jobs=self._busy, draining=self.draining)
 
     async def attempts(self) -> AttemptsAnswer:
         """Report all that it has."""

@@ -17,6 +17,15 @@ _log = logging.getLogger(__name__)
 _HINTS = {
     404: "see what there is: GET /openapi.json",
     405: "see which methods there are: GET /openapi.json",
+    400: "see how this is asked: GET /openapi.json",
+}
+
+#: What to do next where the error itself does not say it, by its code.
+_NEXT = {
+    "bad_request": "see how this is asked: GET /openapi.json",
+    "bad_manifest": "see what a manifest holds: GET /manifest.schema.json",
+    "bad_archive": "pack the files anew, regular files and directories only: tar czf project.tar.gz -C PROJECT .",
+    "too_large": "send less",
 }
 
 
@@ -25,8 +34,11 @@ def answer(error: PoolError) -> Response[bytes]:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
-    body = msgspec.json.encode(ErrorAnswer(error.body))
-    return Response(body, status_code=error.status, media_type="application/json", headers=headers)
+    body = error.body
+    if not body.hint:
+        body = msgspec.structs.replace(body, hint=_NEXT.get(body.code, ""))
+    text = msgspec.json.encode(ErrorAnswer(body))
+    return Response(text, status_code=error.status, media_type="application/json", headers=headers)
 
 
 def on_pool_error(_request: Request[Any, Any, Any], error: PoolError) -> Response[bytes]:

@@ -8,7 +8,7 @@ from trusted_pool.coordinator.contents import Contents
 from trusted_pool.coordinator.submit import Upload
 from trusted_pool.ports.blobs import Staged
 from trusted_pool.protocol import form, manifest
-from trusted_pool.protocol.errors import BadManifestError, BadRequestError
+from trusted_pool.protocol.errors import BadManifestError, BadRequestError, TooLargeError
 
 
 class Received(msgspec.Struct):
@@ -41,7 +41,7 @@ async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Con
             elif part.name == "manifest":
                 if received.manifest is not None:
                     raise BadManifestError("there are two manifests", hint="send one field named manifest")
-                received.manifest = await part.read(manifest.MAX_BYTES)
+                received.manifest = await _manifest(part)
             else:
                 raise BadRequestError(
                     f"unknown field {part.name[:100]!r}", hint="the fields are `files` (one or several) and `manifest`"
@@ -50,6 +50,15 @@ async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Con
         await received.discard()
         raise
     return received
+
+
+async def _manifest(part: form.Part) -> bytes:
+    try:
+        return await part.read(manifest.MAX_BYTES)
+    except TooLargeError:
+        raise TooLargeError(
+            f"the manifest is larger than {manifest.MAX_BYTES // 1024} KiB", hint="what is large belongs into the files"
+        ) from None
 
 
 async def _stage(data: AsyncIterable[bytes], contents: Contents) -> Staged:

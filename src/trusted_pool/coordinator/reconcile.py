@@ -25,6 +25,7 @@ from trusted_pool.protocol.messages import (
 
 _log = logging.getLogger(__name__)
 
+MAX_REMEMBERED = 10_000
 MAX_EVIDENCE = 20  #: outputs of a stale attempt that are named
 
 
@@ -51,6 +52,7 @@ class Reconciler:
         self._tasks = tasks
         self._clock = clock
         self._dice = dice
+        self._evidence: set[tuple[str, int, str]] = set()  #: what was written down already
 
     async def reconcile(self, member: Member) -> tuple[str, int]:
         """Bring both sides together: go on, collect, send again, or cancel what is unwanted there.
@@ -97,8 +99,12 @@ class Reconciler:
 
     async def _keep_evidence(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
         """Write down in the job's story what came from an attempt that is over. It changes nothing."""
-        if await self._jobs.load(event.job_id) is None:
+        key = (event.job_id, event.attempt, type(event).__name__)
+        if key in self._evidence or await self._jobs.load(event.job_id) is None:
             return
+        if len(self._evidence) >= MAX_REMEMBERED:
+            self._evidence.clear()  # at worst something is written down twice
+        self._evidence.add(key)
         data: dict[str, object] = {"what": type(event).__name__, "worker_id": worker_id, "remote_id": event.remote_id}
         if isinstance(event, EndedEvent):
             outcome = event.outcome

@@ -33,6 +33,11 @@ def strace() -> str:
 
 
 @pytest.fixture(scope="session")
+def promtool() -> str:
+    return need("promtool")
+
+
+@pytest.fixture(scope="session")
 def shared_pool(tmp_path_factory: pytest.TempPathFactory, bwrap: str) -> Iterator[RealPool]:
     """Two workers with two slots each, for tests that end nothing and count on nothing that others may change."""
     assert bwrap

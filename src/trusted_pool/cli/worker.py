@@ -60,6 +60,10 @@ def worker(  # noqa: PLR0917 - one parameter for each option
     generate_key: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Make a key and leave.", show_default=False)
     ] = None,
+    metrics_port: Annotated[
+        int | None,
+        typer.Option(min=0, max=65535, help="Port of 127.0.0.1 for /metrics without TLS.", show_default=False),
+    ] = None,
     log_format: Annotated[LogFormat, typer.Option(help="Form of the log.")] = LogFormat.CONSOLE,
 ) -> None:
     """Lend this machine to a pool: run its jobs in sandboxes.
@@ -88,6 +92,7 @@ def worker(  # noqa: PLR0917 - one parameter for each option
         pools=tuple(pool or ()),
         anyone=open_,
         allow_weaker=allow_weaker_isolation,
+        metrics_port=metrics_port,
     )
     configure(log_format)
     try:

@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trusted_pool.blobs.directory import DirectoryBlobs
 from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
 from trusted_pool.coordinator.allowlist import AllowlistError, parse
+from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator, Settings
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
@@ -72,8 +73,9 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     except (ServeError, StoreError) as error:
         raise StartError(str(error)) from None
     coordinator = _coordinator(options, store, key)
+    metrics = _metrics(coordinator, store)
     loopback_only = options.host in LOOPBACK_NAMES
-    server = Server(create_app(coordinator, loopback_only=loopback_only), host=options.host, port=options.port)
+    server = Server(create_app(coordinator, metrics, loopback_only=loopback_only), host=options.host, port=options.port)
     stopping, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -115,6 +117,12 @@ def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519Pr
             check_interval_s=options.check_interval_s, grace_s=options.grace_s, on_worker_loss=options.on_worker_loss
         ),
     )
+
+
+def _metrics(coordinator: Coordinator, store: SqliteStore) -> Metrics:
+    metrics = Metrics(store=store, roster=coordinator.roster, bulletin=coordinator.bulletin, clock=SystemClock())
+    store.observe(metrics.committed)
+    return metrics
 
 
 async def _reload_for_ever(coordinator: Coordinator, path: Path, reload: asyncio.Event) -> None:

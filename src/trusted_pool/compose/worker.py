@@ -22,7 +22,9 @@ from trusted_pool.sandbox.bubblewrap import BubblewrapSandbox
 from trusted_pool.serve.listener import ServeError, bind, close
 from trusted_pool.serve.server import Server
 from trusted_pool.worker.api.app import build_app
+from trusted_pool.worker.api.metrics import plain_metrics
 from trusted_pool.worker.daemon import Daemon
+from trusted_pool.worker.metrics import Metrics
 from trusted_pool.worker.pools import EnrolmentError, PoolFile
 
 #: How long answers may take to finish when the worker leaves.
@@ -45,6 +47,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     pools: tuple[str, ...] = ()
     anyone: bool = False
     allow_weaker: bool = False
+    metrics_port: int | None = None  #: of loopback, without TLS; None: not served there
 
 
 def worker_key(path: Path) -> Ed25519PrivateKey:
@@ -83,22 +86,31 @@ async def run_worker(options: WorkerOptions) -> None:
         daemon = _daemon(options, key, data)
     except (ServeError, JournalError, EnrolmentError, BlobsError) as error:
         raise StartError(str(error)) from None
+    measured = Metrics(daemon.attempts)
     server = Server(
-        build_app(daemon),
+        build_app(daemon, measured),
         host=options.host,
         port=options.port,
         ssl_context=server_context(key, SystemClock().now),
     )
+    plain = None
+    if options.metrics_port is not None:
+        plain = Server(plain_metrics(measured), host="127.0.0.1", port=options.metrics_port)
     _listen_to_signals(daemon)
     try:
         await daemon.start()
         await server.start()
+        if plain is not None:
+            await plain.start()
+            _log.info("Metrics are at http://127.0.0.1:%d/metrics", plain.port)
         _introduce(daemon, options, server.port)
         await daemon.wait()
     except (ServeError, JournalError, SandboxError, BlobsError) as error:
         raise StartError(str(error)) from None
     finally:
         daemon.hang_up()
+        if plain is not None:
+            await plain.stop(0.0)
         await server.stop(LAST_WORDS_S)
         await daemon.close()
     _log.info("Left")

@@ -27,6 +27,7 @@ class Member:
         self.link = link
         self.load = Load()
         self.retired = False  #: not in the allowlist any more: followed until it has no jobs, given none
+        self.streams = 0  #: event streams that were begun
         self.full_until = 0.0  #: it said that it is full; not asked before
 
 

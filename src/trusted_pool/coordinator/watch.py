@@ -163,6 +163,7 @@ class Watcher:
             try:
                 async for message in self._member.link.events(journal_id, seq):
                     pause = EVENTS_PAUSE_S
+                    self._member.streams += isinstance(message, Hello)
                     if isinstance(message, Hello) and message.journal_id != journal_id:
                         journal_id, seq = await self._reconcile()
                         if journal_id != message.journal_id:

@@ -182,6 +182,9 @@ class Store(Protocol):
     async def next_due(self, now: float) -> float | None:
         """Return the earliest moment after `now` at which a queued job becomes eligible or expires, if any does."""
 
+    async def oldest_queued_at(self) -> float | None:
+        """Return when the job that waits longest was submitted, or None when none waits."""
+
     async def expired(self, now: float, n: int) -> list[Versioned]:
         """Load up to n queued jobs whose `expires_at` has passed."""
 

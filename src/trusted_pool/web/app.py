@@ -4,18 +4,20 @@ from litestar import Litestar
 from litestar.openapi import OpenAPIConfig
 
 from trusted_pool import __version__
+from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.care_routes import care_routes
 from trusted_pool.web.failures import HANDLERS
 from trusted_pool.web.job_routes import job_routes
 from trusted_pool.web.log_routes import log_routes
+from trusted_pool.web.metrics_routes import Counted, metrics_routes, on_failure
 from trusted_pool.web.operator_routes import operator_routes
 from trusted_pool.web.output_routes import output_routes
 from trusted_pool.web.pool_routes import pool_routes
 
 
-def create_app(coordinator: Coordinator, *, loopback_only: bool) -> BrowserGuard:
+def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: bool) -> BrowserGuard:
     """Build the application for a coordinator. `loopback_only`: it is reachable from this machine only."""
     litestar = Litestar(
         route_handlers=[
@@ -25,10 +27,12 @@ def create_app(coordinator: Coordinator, *, loopback_only: bool) -> BrowserGuard
             *pool_routes(coordinator),
             *care_routes(coordinator),
             *operator_routes(coordinator),
+            *metrics_routes(metrics),
         ],
+        after_exception=[on_failure(metrics)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="Trusted Pool", version=__version__, path="/_openapi"),
         request_max_body_size=None,  # uploads are streamed, and capped where they are read
         logging_config=None,
     )
-    return BrowserGuard(litestar, loopback_only=loopback_only)
+    return BrowserGuard(Counted(litestar, metrics), loopback_only=loopback_only)

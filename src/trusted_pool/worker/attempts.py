@@ -61,6 +61,8 @@ class Attempts:
         self.bell = Bell()  #: rung for each new event and each change of load
         self.draining = False
         self.closed = False
+        #: Called with each entry that was accepted or is over; never blocks and never raises.
+        self.listeners: list[Callable[[Entry], None]] = []
         self._clock = clock
         self._dice = dice
         self._runner = Runner(sandbox, journal, inputs.open, clock)
@@ -85,6 +87,7 @@ class Attempts:
             if entry.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
                 kept = interrupted(entry, RESTARTED, self._clock.now())
                 await self.journal.put(kept, AttemptState.INTERRUPTED.value)
+                self._tell(kept)
                 _log.warning("Interrupted job %s attempt %d (%s)", kept.job_id, kept.attempt, kept.remote_id)
             self._entries[kept.remote_id] = kept
             self._by_key[_key(kept)] = kept.remote_id
@@ -103,6 +106,11 @@ class Attempts:
     def active(self) -> int:
         """How many slots are taken."""
         return self._slots.taken
+
+    @property
+    def slots(self) -> int:
+        """How many slots there are."""
+        return self._slots.total
 
     def __iter__(self) -> Iterator[Entry]:
         """Go through all entries, oldest first."""
@@ -193,6 +201,7 @@ class Attempts:
         self._log_bells[entry.remote_id] = Bell()
         self._spawn(self._run(entry, resolved, slot))
         self._settle(admission.key)
+        self._tell(entry)
         self._ring_soon()
         return entry
 
@@ -238,6 +247,7 @@ class Attempts:
         del self._log_bells[remote_id]
         bell.ring()
         self._ring()
+        self._tell(entry)
         reason = outcome.reason.value if outcome.reason else "completed"
         _log.info("Job %s attempt %d (%s) %s: %s", entry.job_id, entry.attempt, remote_id, entry.state, reason)
         await self.inputs.drop(entry.inputs)
@@ -254,6 +264,10 @@ class Attempts:
                 await asyncio.sleep(AGAIN_S)
             else:
                 return
+
+    def _tell(self, entry: Entry) -> None:
+        for listener in self.listeners:
+            listener(entry)
 
     def _ring_soon(self) -> None:
         if self._ringing is None:

@@ -2,7 +2,7 @@
 
 import mimetypes
 import re
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from pathlib import PurePosixPath
 from typing import Any
 from urllib.parse import quote
@@ -11,7 +11,9 @@ from litestar import Response
 from litestar.response import Stream
 
 from trusted_pool.core.job import OutputFile
+from trusted_pool.core.words import Fault
 from trusted_pool.protocol.errors import PoolError
+from trusted_pool.web.failures import answer
 
 #: Types that a browser may show in place; all others are sent as attachments.
 PASSIVE = frozenset(
@@ -30,7 +32,7 @@ PASSIVE = frozenset(
         "video/webm",
     }
 )
-_RANGE = re.compile(r"bytes=(\d*)-(\d*)\Z")
+_RANGE = re.compile(r"bytes=([0-9]{0,18})-([0-9]{0,18})\Z")  # no file has a size of more digits
 _PARTIAL = 206
 
 OpenRange = Callable[[int, int], AsyncIterator[bytes]]
@@ -39,7 +41,7 @@ OpenRange = Callable[[int, int], AsyncIterator[bytes]]
 class RangeError(PoolError):
     """The range lies outside the file."""
 
-    status, code = 416, "range_not_satisfiable"
+    status, code, fault = 416, "range_not_satisfiable", Fault.USER
 
 
 def media_type(path: str) -> str:
@@ -55,12 +57,8 @@ def disposition(name: str, kind: str) -> str:
     return f"{how}; filename=\"{plain}\"; filename*=UTF-8''{quote(name, safe='')}"
 
 
-def serve(file: OutputFile, open_range: OpenRange, wanted: str | None, if_none_match: str | None) -> Response[Any]:
-    """Answer with one file, or the wanted range of it.
-
-    Raises:
-        RangeError: the range lies outside the file.
-    """
+def serve(file: OutputFile, open_range: OpenRange, asked: Mapping[str, str]) -> Response[Any]:
+    """Answer with one file, the wanted range of it, or that it is still the same. `asked`: the request's headers."""
     etag = f'"{file.sha256}"'
     kind = media_type(file.path)
     headers = {
@@ -70,10 +68,18 @@ def serve(file: OutputFile, open_range: OpenRange, wanted: str | None, if_none_m
         "Content-Security-Policy": "sandbox; default-src 'none'",
         "Cache-Control": "private, no-cache",
     }
-    if if_none_match is not None and etag in [tag.strip() for tag in if_none_match.split(",")]:
+    known = asked.get("if-none-match", "")
+    if known.strip() == "*" or etag in [tag.strip().removeprefix("W/") for tag in known.split(",")]:
         return Response(b"", status_code=304, headers=headers)
     start, length, status = 0, file.size, 200
-    if wanted is not None and (found := _range(wanted, file.size)) is not None:
+    wanted = asked.get("range") if asked.get("if-range", etag) == etag else None
+    try:
+        found = None if wanted is None else _range(wanted, file.size)
+    except RangeError as error:
+        outside = answer(error)
+        outside.headers["Content-Range"] = f"bytes */{file.size}"
+        return outside
+    if found is not None:
         start, length = found
         status = _PARTIAL
         headers["Content-Range"] = f"bytes {start}-{start + length - 1}/{file.size}"
@@ -94,12 +100,16 @@ def _range(wanted: str, size: int) -> tuple[int, int] | None:
     if not match[1]:
         length = min(int(match[2]), size)
         if length == 0:
-            raise RangeError(f"the file has {size} bytes")
+            raise _outside(size)
         return size - length, length
     start = int(match[1])
     end = min(int(match[2]), size - 1) if match[2] else size - 1
     if match[2] and int(match[2]) < start:
         return None
     if start >= size:
-        raise RangeError(f"the file has {size} bytes")
+        raise _outside(size)
     return start, end - start + 1
+
+
+def _outside(size: int) -> RangeError:
+    return RangeError(f"the file has {size} bytes", hint="ask for bytes that it has, or without Range for all of it")

@@ -31,13 +31,7 @@ def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         _, result = await coordinator.read.result(job_id, caller_of(request).may_see)
         for file in result.outputs:
             if file.path == wanted:
-                headers = request.headers
-                return serve(
-                    file,
-                    partial(open_range, file),
-                    headers.get("range"),
-                    headers.get("if-none-match"),
-                )
+                return serve(file, partial(open_range, file), request.headers)
         raise NotFoundError(
             f"job {job_id} has no output {wanted!r}", hint=f"list them: tpool outputs {job_id}", code="no_such_output"
         )

@@ -6,7 +6,7 @@ import sys
 from collections.abc import Sequence
 
 from trusted_pool import __version__
-from trusted_pool.cli.verbs import ALL, JOB_VERBS, Verb, load, top_help
+from trusted_pool.cli.verbs import ALL, GROUPS, Verb, load, top_help
 
 _USAGE = 2
 _INFRASTRUCTURE = 125
@@ -35,8 +35,10 @@ def run(argv: Sequence[str]) -> int:
 def _dispatch(argv: list[str]) -> int:
     group = ""
     verbs: dict[str, Verb] = ALL
-    if argv[:1] == ["job"]:
-        group, verbs, argv = "job ", JOB_VERBS, argv[1:]
+    if argv and argv[0] in GROUPS:
+        group, verbs, argv = f"{argv[0]} ", GROUPS[argv[0]], argv[1:]
+        if not argv and "list" in verbs:
+            argv = ["list"]
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("--help", "-h"):

@@ -3,7 +3,7 @@
 from trusted_pool.cli import options, screen
 from trusted_pool.cli.session import connect
 from trusted_pool.core.words import Duty
-from trusted_pool.protocol.answers import PoolAnswer, WorkerAnswer
+from trusted_pool.protocol.answers import WorkerAnswer
 
 
 def pool(*, addr: options.Addr = None, as_json: options.AsJson = False) -> None:
@@ -17,15 +17,25 @@ def pool(*, addr: options.Addr = None, as_json: options.AsJson = False) -> None:
         f"{answer.healthy_workers} of {screen.plural(answer.total_workers, 'worker')} healthy,"
         f" {screen.plural(answer.total_jobs, 'job')}, {answer.queued_jobs} queued"
     )
-    rows = [_row(worker) for worker in answer.workers]
+    if answer.paused:
+        screen.print_line("the pool is paused; go on with: tpool resume")
+    print_workers(answer.workers)
+
+
+def print_workers(workers: list[WorkerAnswer]) -> None:
+    """Print workers as a table, and below it why some are not well."""
+    rows = [_row(worker) for worker in workers]
     columns = ["WORKER", "ENDPOINT", "HEALTH", "JOBS", "ISOLATION", "MEMORY", "INTERPRETERS", "CHECKED"]
     screen.print_table(columns, rows, right=["JOBS", "MEMORY"])
-    _say_why(answer)
+    for worker in workers:
+        if worker.words:
+            screen.print_line(f"{worker.worker_id[:12]}…: {worker.words}")
 
 
 def _row(worker: WorkerAnswer) -> list[str]:
     capacity = worker.capacity
-    health = str(worker.health) if worker.duty is Duty.ACTIVE else f"{worker.health}, {worker.duty}"
+    duty = "drained" if worker.drained else str(worker.duty)
+    health = str(worker.health) if worker.duty is Duty.ACTIVE else f"{worker.health}, {duty}"
     return [
         f"{worker.worker_id[:12]}…" + ("" if worker.identity == "proven" else " (unproven)"),
         worker.endpoint,
@@ -36,9 +46,3 @@ def _row(worker: WorkerAnswer) -> list[str]:
         "?" if capacity.interpreters is None else " ".join(sorted(capacity.interpreters)),
         screen.moment(worker.last_health_check),
     ]
-
-
-def _say_why(answer: PoolAnswer) -> None:
-    for worker in answer.workers:
-        if worker.words:
-            screen.print_line(f"{worker.worker_id[:12]}…: {worker.words}")

@@ -1,9 +1,17 @@
 """`tpool submit`."""
 
+from typing import Annotated
+
+import typer
+
 from trusted_pool.cli import options, screen, state
+from trusted_pool.cli.explain import verdict_lines
 from trusted_pool.cli.sending import Sending, Wish, prepared
 from trusted_pool.cli.session import connect, new_key
 from trusted_pool.client.sync import PoolClient
+from trusted_pool.protocol.answers import DryRunAnswer
+
+_REFUSED = 3
 
 
 def submit(
@@ -18,9 +26,10 @@ def submit(
     memory: options.Memory = None,
     interpreter: options.Interpreter = None,
     entrypoint: options.Entrypoint = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would become of it.")] = False,
     addr: options.Addr = None,
     as_json: options.AsJson = False,
-) -> None:
+) -> int:
     """Submit a project and print its job id.
 
     A directory is packed, without what .gitignore and .tpoolignore name; a job.json in it is its manifest. Options win
@@ -39,11 +48,25 @@ def submit(
         entrypoint=entrypoint,
     )
     with connect(addr) as pool, prepared(wish) as sending:
+        if dry_run:
+            return _say(pool.try_submit(sending.uploads, sending.manifest), as_json=as_json)
         job_id = send(pool, sending)
     if as_json:
         screen.print_json(job_id=job_id, status="queued")
     else:
         screen.print_line(job_id)
+    return 0
+
+
+def _say(answer: DryRunAnswer, *, as_json: bool) -> int:
+    """Print the verdict; 3 when it would be refused."""
+    if as_json:
+        screen.print_json(dry_run=answer)
+    else:
+        screen.print_line(f"{answer.verdict.replace('_', ' ')}: {answer.message}")
+        for line in verdict_lines(answer.workers):
+            screen.print_line(f"  {line}")
+    return 0 if answer.admitted else _REFUSED
 
 
 def send(pool: PoolClient, sending: Sending) -> str:

@@ -22,12 +22,26 @@ JOB_VERBS = {
     "outputs": Verb("outputs", "outputs", "List the files that a job left."),
     "download": Verb("download", "download", "Fetch the files that a job left."),
     "cancel": Verb("cancel", "cancel", "Cancel a job."),
+    "explain": Verb("explain", "explain", "Say why a job is where it is, or why it failed."),
+    "history": Verb("history", "history", "Tell the whole story of a job."),
+    "rerun": Verb("rerun", "rerun", "Run a job again, as a new job."),
+    "priority": Verb("priority", "priority", "Give a waiting job another priority."),
     "list": Verb("jobs", "jobs", "List jobs, newest first."),
 }
 POOL_VERBS = {
     "jobs": JOB_VERBS["list"],
     "pool": Verb("pool", "pool", "Show the pool and its workers."),
+    "pause": Verb("pause", "pause", "Dispatch nothing until resumed."),
+    "resume": Verb("pause", "resume", "Dispatch again."),
 }
+#: Said as `tpool workers <verb>`.
+WORKER_VERBS = {
+    "list": Verb("workers", "workers", "List the workers."),
+    "cordon": Verb("workers", "cordon", "Give a worker no new jobs."),
+    "uncordon": Verb("workers", "uncordon", "Give a worker jobs again."),
+    "drain": Verb("workers", "drain", "Let a worker finish what it has."),
+}
+GROUPS = {"job": JOB_VERBS, "workers": WORKER_VERBS}
 SERVER_VERBS = {
     "coordinator": Verb("coordinator", "coordinator", "Start a pool: take jobs and send them to workers."),
     "worker": Verb("worker", "worker", "Lend this machine to a pool."),
@@ -57,6 +71,8 @@ def top_help() -> str:
     for title, verbs in SECTIONS:
         lines += ["", f"{title}:"]
         lines += [f"  {name:<12} {verb.summary}" for name, verb in verbs.items()]
+        if verbs is POOL_VERBS:
+            lines.append(f"  {'workers':<12} {', '.join(WORKER_VERBS)}: tpool workers VERB")
     lines += [
         "",
         "  tpool job VERB … says the verbs about jobs too. A job is named by its id, the",

@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from trusted_pool.client.care import Care
 from trusted_pool.client.errors import ClientError, NoLongerWaitingError, RequestError
 from trusted_pool.client.fetch import Fetched, OnBytes, fetch_all
 from trusted_pool.client.follow import LogPiece, follow
@@ -23,6 +24,7 @@ from trusted_pool.client.upload import OnProgress, Upload, multipart_files
 from trusted_pool.core.words import JOB_FINAL
 from trusted_pool.protocol.answers import (
     CancelAnswer,
+    DryRunAnswer,
     EndEvent,
     JobsAnswer,
     LogsAnswer,
@@ -41,7 +43,7 @@ _CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
 _SUBMIT_SILENCE_S = 120.0
 
 
-class AsyncPoolClient:
+class AsyncPoolClient(Care):
     """A client of one pool. Use it as an async context manager, or call `close`.
 
     Without settings, TRUSTED_POOL_ADDR, _TOKEN and _CACERT of the environment say where the pool is. Every method
@@ -95,6 +97,11 @@ class AsyncPoolClient:
                 pause_s = error.retry_after_s if isinstance(error, RequestError) else None
                 await asyncio.sleep(min(pause_s or _PAUSE_S * attempt, 10.0))
         raise AssertionError  # the last try returned or raised
+
+    async def try_submit(self, uploads: Sequence[Upload], manifest: Mapping[str, Any] | None = None) -> DryRunAnswer:
+        """Ask what would become of such a submit. Nothing is kept."""
+        data = {} if manifest is None else {"manifest": msgspec.json.encode(manifest).decode()}
+        return await self.dry_run({"data": data, "files": multipart_files(list(uploads), None)})
 
     async def status(self, job_id: str, *, wait_s: float | None = None) -> StatusAnswer:
         """Ask for a job's state. With `wait_s` the answer comes with its next change, or after that time."""
@@ -203,12 +210,16 @@ class AsyncPoolClient:
         state: Sequence[str] = (),
         name: str | None = None,
         worker: str | None = None,
+        labels: Sequence[str] = (),
         since: float | None = None,
         until: float | None = None,
         limit: int | None = None,
         after: str | None = None,
     ) -> JobsAnswer:
-        """Ask for one page of jobs, newest first. `since` and `until`: submitted then, seconds since the epoch."""
+        """Ask for one page of jobs, newest first. `since` and `until`: submitted then, seconds since the epoch.
+
+        `labels`: each as `name=value`.
+        """
         given = {
             "state": ",".join(state) or None,
             "name": name,
@@ -218,7 +229,9 @@ class AsyncPoolClient:
             "limit": limit,
             "after": after,
         }
-        params = {key: value for key, value in given.items() if value is not None}
+        params: dict[str, str | int | float | list[str]] = {k: v for k, v in given.items() if v is not None}
+        if labels:
+            params["label"] = list(labels)
         return await self._transport.ask("GET", "/jobs", JobsAnswer, params=params)
 
     async def pool(self) -> PoolAnswer:

@@ -20,7 +20,7 @@ MAX_ERROR_BYTES = 256 * 1024
 CONNECT_S = 10.0
 
 T = TypeVar("T")
-Params = Mapping[str, str | int | float]
+Params = Mapping[str, str | int | float | list[str]]
 
 
 class Transport:

@@ -49,7 +49,7 @@ class V1Group:
     def __init__(self, paths: dict[str, Path]) -> None:
         """`paths`: existing directories by controller."""
         self._paths = paths
-        self._memory_bytes = 0
+        self._memory_bytes = self._pids = 0
         self._memsw = (paths["memory"] / "memory.memsw.limit_in_bytes").exists()
         self._quota_us = 0
         self._task_quota_us = _UNTHROTTLED_US
@@ -81,7 +81,9 @@ class V1Group:
         self._task_quota_us = _UNTHROTTLED_US if limits.cpus is None else max(1000, round(limits.cpus * PERIOD_US))
         if self._memory_bytes != limits.memory_bytes:
             self._set_memory(limits.memory_bytes)
-        write(self._paths["pids"] / "pids.max", str(limits.pids))
+        if self._pids != limits.pids:
+            write(self._paths["pids"] / "pids.max", str(limits.pids))
+            self._pids = limits.pids
         write(self._paths["memory"] / "memory.max_usage_in_bytes", "0")
         self._base = self._counters()
         self._residue = self._files["usage"].number()

@@ -15,7 +15,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
-TPOOL = [sys.executable, "-m", "trusted_pool.cli.main"]
+TPOOL = [sys.executable, "-m", "trusted_pool.cli"]
 HERE = Path(__file__).parent
 
 

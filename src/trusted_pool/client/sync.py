@@ -122,6 +122,7 @@ class PoolClient:
     pool = _call(AsyncPoolClient.pool)
     health = _call(AsyncPoolClient.health)
     try_submit = _call(AsyncPoolClient.try_submit)
+    dry_run = _call(AsyncPoolClient.dry_run)
     explain = _call(AsyncPoolClient.explain)
     history = _call(AsyncPoolClient.history)
     rerun = _call(AsyncPoolClient.rerun)

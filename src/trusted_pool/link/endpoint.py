@@ -1,12 +1,12 @@
-"""Where a worker is dialled: always https, whatever the allowlist's endpoint says."""
+"""Where a worker is dialled: https, whatever the allowlist's endpoint says, or plain http where identity is claimed."""
 
 from urllib.parse import urlsplit
 
 DEFAULT_PORT = 8443
 
 
-def base_url(endpoint: str) -> str:
-    """Return `https://host:port/prefix` without a slash at its end. Without a port it is 8443.
+def base_url(endpoint: str, scheme: str = "https") -> str:
+    """Return `SCHEME://host:port/prefix` without a slash at its end. Without a port it is 8443.
 
     Raises:
         ValueError: it is no http(s) URL of a host, or holds a user, a query or a fragment.
@@ -18,4 +18,4 @@ def base_url(endpoint: str) -> str:
     if parts.username is not None or parts.password is not None or parts.query or parts.fragment:
         raise ValueError(f"{endpoint!r} holds more than host, port and path; write https://HOST:PORT")
     host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
-    return f"https://{host}:{port or DEFAULT_PORT}{parts.path.rstrip('/')}"
+    return f"{scheme}://{host}:{port or DEFAULT_PORT}{parts.path.rstrip('/')}"

@@ -1,4 +1,7 @@
-"""One worker's connections: HTTP over TLS that is pinned to its key, with our own leaf renewed in time."""
+"""One worker's connections: HTTP over TLS that is pinned to its key, with our own leaf renewed in time.
+
+`Calls` is what every line has in common, whatever it runs over: caps, time-outs, no redirects, no proxies.
+"""
 
 import asyncio
 import contextlib
@@ -29,7 +32,7 @@ _NO_HEADERS = frozenset({"User-Agent", "Accept", "Accept-Encoding"})
 _TCP_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_USER_TIMEOUT": 30_000}
 
 
-def _socket(info: Any) -> socket.socket:
+def new_socket(info: Any) -> socket.socket:
     family, kind, protocol, _, _ = info
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)
@@ -39,34 +42,28 @@ def _socket(info: Any) -> socket.socket:
     return sock
 
 
-class Line:
-    """Connections to one worker. They are made when needed and kept between calls."""
+class Calls:
+    """Requests to one worker. A line says how it connects, and with what each request is secured."""
 
-    def __init__(self, endpoint: str, worker_id: str, key: Ed25519PrivateKey, clock: Clock, connect_s: float) -> None:
-        """`connect_s`: for TCP and TLS together. Raises ValueError for an endpoint that cannot be dialled."""
-        self._base = base_url(endpoint)
-        self._worker_id = worker_id
-        self._key = key
-        self._clock = clock
+    def __init__(self, base: str, connect_s: float) -> None:
+        """`base`: URL without a slash at its end. `connect_s`: to connect, TLS included."""
+        self._base = base
         self._connect_s = connect_s
-        self._name = server_name(identity_of(key))
-        self._tls: ssl.SSLContext | None = None
-        self._tls_at = 0.0
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
-    def _context(self) -> ssl.SSLContext:
-        now = self._clock.now()
-        if self._tls is None or not 0 <= now - self._tls_at < LEAF_S / 2:
-            self._tls, self._tls_at = client_context(self._worker_id, self._key, now), now
-        return self._tls
+    def _connector(self) -> aiohttp.TCPConnector:
+        raise NotImplementedError
+
+    def _security(self) -> dict[str, Any]:
+        raise NotImplementedError
 
     def _sessions(self) -> aiohttp.ClientSession:
         if self._closed:
             raise NotSentError("the line to it is closed")
         if self._session is None:
             self._session = aiohttp.ClientSession(
-                connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=_socket),
+                connector=self._connector(),
                 timeout=aiohttp.ClientTimeout(total=None, sock_connect=self._connect_s),
                 cookie_jar=aiohttp.DummyCookieJar(),
                 auto_decompress=False,
@@ -83,9 +80,8 @@ class Line:
             data=body,
             headers=headers,
             skip_auto_headers=_NO_HEADERS,
-            ssl=self._context(),
-            server_hostname=self._name,
             allow_redirects=False,
+            **self._security(),
         )
 
     async def call(
@@ -145,6 +141,29 @@ class Line:
         self._closed = True
         if self._session is not None:
             await self._session.close()
+
+
+class Line(Calls):
+    """Connections to one worker. They are made when needed and kept between calls."""
+
+    def __init__(self, endpoint: str, worker_id: str, key: Ed25519PrivateKey, clock: Clock, connect_s: float) -> None:
+        """`connect_s`: for TCP and TLS together. Raises ValueError for an endpoint that cannot be dialled."""
+        super().__init__(base_url(endpoint), connect_s)
+        self._worker_id = worker_id
+        self._key = key
+        self._clock = clock
+        self._name = server_name(identity_of(key))
+        self._tls: ssl.SSLContext | None = None
+        self._tls_at = 0.0
+
+    def _connector(self) -> aiohttp.TCPConnector:
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=new_socket)
+
+    def _security(self) -> dict[str, Any]:
+        now = self._clock.now()
+        if self._tls is None or not 0 <= now - self._tls_at < LEAF_S / 2:
+            self._tls, self._tls_at = client_context(self._worker_id, self._key, now), now
+        return {"ssl": self._tls, "server_hostname": self._name}
 
 
 async def _whole(response: aiohttp.ClientResponse, limit: int) -> bytes:

@@ -1,6 +1,7 @@
 """What clients of the coordinator are answered. Times are seconds since the epoch, or null.
 
-Field names that the specification gives stand as it gives them; the rest is beside them.
+Field names that the specification gives stand as it gives them; the rest is beside them. What came after the first
+release has a default, so that a newer client reads an older coordinator.
 """
 
 from typing import Any
@@ -85,9 +86,9 @@ class StatusAnswer(msgspec.Struct, frozen=True, kw_only=True):
     priority: int
     queue_position: int | None  #: jobs that go before it; null unless queued
     waiting_for: list[WorkerVerdict] | None  #: for each worker why not; null unless queued
-    failure: FailureRecord | None  #: null unless it failed
-    not_before: float | None  #: it is not tried again earlier; null when it may be tried now
-    expires_at: float | None
+    failure: FailureRecord | None = None  #: null unless it failed
+    not_before: float | None = None  #: it is not tried again earlier; null when it may be tried now
+    expires_at: float | None = None
     cancel_requested_at: float | None
     rerun_of: str | None
     attempts: list[Attempt]
@@ -212,8 +213,8 @@ class WorkerAnswer(msgspec.Struct, frozen=True, kw_only=True):
     last_health_check: float | None
     health: WorkerHealth
     duty: Duty
-    drained: bool  #: it is draining and has nothing left
-    drain_by: float | None  #: when a drain ends what still runs
+    drained: bool = False  #: it is draining and has nothing left
+    drain_by: float | None = None  #: when a drain ends what still runs
     identity: str  #: "proven", or "claimed": it cannot prove its key
     words: str
     labels: dict[str, str]
@@ -229,7 +230,7 @@ class PoolAnswer(msgspec.Struct, frozen=True, kw_only=True):
     total_jobs: int
     queued_jobs: int
     jobs: dict[str, int]  #: by state
-    paused: bool  #: nothing is dispatched until somebody resumes
+    paused: bool = False  #: nothing is dispatched until somebody resumes
     pool_id: str
     workers: list[WorkerAnswer]
     version: str

@@ -17,6 +17,8 @@ from trusted_pool.worker.pools import Enrolment, Pools
 
 #: How long a drained worker waits for its results to be fetched before it leaves; those that stay are kept on disk.
 RESULTS_S = 30.0
+#: The same, after it was told to end what runs.
+HURRY_S = 3.0
 #: How long nobody may listen before a drained worker leaves with results that were not fetched.
 MENDED_S = 2.0
 
@@ -54,6 +56,7 @@ class Daemon:
         self._signals = 0
         self._draining = asyncio.Event()
         self._at_once = asyncio.Event()
+        self._hurry = asyncio.Event()
 
     def health(self) -> HealthAnswer:
         """Say how it is. A draining worker is healthy: what it runs goes on."""
@@ -87,6 +90,7 @@ class Daemon:
         elif self._signals == 2:  # noqa: PLR2004 - counting
             _log.warning("Ending %d running jobs (again: at once)", self.attempts.active)
             self.attempts.stop_all()
+            self._hurry.set()
         else:
             self._at_once.set()
 
@@ -108,11 +112,15 @@ class Daemon:
 
     async def _leave(self) -> None:
         await self.attempts.idle()
+        fetched, hurry = asyncio.ensure_future(self._fetched()), asyncio.ensure_future(self._hurry.wait())
         try:
-            async with asyncio.timeout(RESULTS_S):
-                await self._fetched()
-        except TimeoutError:
-            pass
+            await asyncio.wait({fetched, hurry}, timeout=RESULTS_S, return_when=asyncio.FIRST_COMPLETED)
+            if hurry.done():
+                await asyncio.wait({fetched}, timeout=HURRY_S)
+        finally:
+            for task in (fetched, hurry):
+                task.cancel()
+            await asyncio.wait({fetched, hurry})
         if not self.attempts.empty:
             _log.warning("Results that nobody fetched stay here; start the worker again to hand them out")
 

@@ -369,7 +369,7 @@ def test_only_named_outputs_are_fetched(pool_server: Any, kit: Any, tmp_path: Pa
 
 def test_the_faces_have_the_same_methods() -> None:
     def methods(face: type) -> set[str]:
-        return {name for name in vars(face) if not name.startswith("_")} - {"settings", "close"}
+        return {name for name in dir(face) if not name.startswith("_")} - {"settings", "close"}
 
     assert methods(PoolClient) == methods(AsyncPoolClient)
 

@@ -59,10 +59,16 @@ class FakePool:
         )
         await self.coordinator.start(self.allowlist)
 
-    async def submit(self, manifest: str = "{}", files: dict[str, bytes] | None = None, key: str | None = None) -> str:
+    async def submit(
+        self,
+        manifest: str = "{}",
+        files: dict[str, bytes] | None = None,
+        key: str | None = None,
+        owner: str = "local",
+    ) -> str:
         """Submit an archive and return the job's id."""
         upload = await self.upload("project.tar.gz", tar_gz(files or {"main.py": b"pass"}))
-        job = await self.coordinator.submit("local", manifest.encode(), [upload], key)
+        job = await self.coordinator.submit(owner, manifest.encode(), [upload], key)
         return job.job_id
 
     async def upload(self, name: str, data: bytes) -> Upload:

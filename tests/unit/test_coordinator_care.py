@@ -239,3 +239,45 @@ def test_a_cordon_during_a_health_check_is_not_forgotten():
             assert pool.coordinator.roster.members["a"].worker.duty is Duty.CORDONED
 
     run(main())
+
+
+def test_a_paused_pool_dispatches_nothing_and_stays_so_over_a_restart():
+    async def main():
+        async with FakePool("a") as pool:
+            await until(pool.coordinator.roster.somebody)
+            running = await pool.accepted(await pool.submit())
+            await pool.coordinator.pause(paused=True)
+            job_id = await pool.submit()
+            pool.ends["a"].end(remote(running), Outcome(exit_code=0), inline=True)
+            await pool.state(running.job_id, J.COMPLETED)
+            await pool.coordinator.stop()
+            await pool.start()
+            await elapse(100)
+            assert (await pool.job(job_id)).state is J.QUEUED
+            assert (await pool.coordinator.read.pool()).paused
+            await pool.coordinator.pause(paused=False)
+            await pool.accepted(job_id)
+
+    run(main())
+
+
+def test_owners_take_turns_however_many_jobs_one_has_queued():
+    async def main():
+        async with FakePool("a", slots=1) as pool:
+            blocker = await pool.accepted(await pool.submit())
+            greedy = [await pool.submit(owner="greedy") for _ in range(6)]
+            modest = [await pool.submit(owner="modest") for _ in range(2)]
+            order = []
+            job = blocker
+            for _ in range(8):
+                pool.ends["a"].end(remote(job), Outcome(exit_code=0), inline=True)
+                await pool.state(job.job_id, J.COMPLETED)
+                known = set(order)
+                await until(lambda known=known: any(p.order.job_id not in known for p in pool.ends["a"].parcels[1:]))
+                job = await pool.accepted(pool.ends["a"].parcels[-1].order.job_id)
+                order.append(job.job_id)
+            owners = ["modest" if job_id in modest else "greedy" for job_id in order]
+            assert owners[:4].count("modest") == 2, owners
+            assert [j for j in order if j in greedy] == greedy
+
+    run(main())

@@ -116,6 +116,7 @@ class Coordinator:
         await self.reload(allowlist)
         for row in await self._store.open_jobs():
             self.roster.account(None, row.job)
+        self._set_paused(paused=(await self._store.settings()).get(PAUSED) is not None)
         self.duties.take_up()
         self._tasks.spawn(self._dispatcher.run(), "dispatcher")
 
@@ -147,10 +148,10 @@ class Coordinator:
     async def pause(self, *, paused: bool) -> None:
         """Dispatch nothing until it is resumed; what runs goes on. Kept over restarts."""
         await self._store.commit([Unit(settings={PAUSED: "yes" if paused else None})])
-        self._set_paused(paused)
+        self._set_paused(paused=paused)
         _log.info("The pool is %s", "paused" if paused else "resumed")
 
-    def _set_paused(self, paused: bool) -> None:
+    def _set_paused(self, *, paused: bool) -> None:
         self.explain.paused = self._dispatcher.paused = paused
         self._dispatcher.wake()
 

@@ -48,8 +48,7 @@ class Bare:
                 check=True,
                 env={},
                 pass_fds=(fd,),
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
+                capture_output=True,
             )
         finally:
             os.close(fd)

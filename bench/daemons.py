@@ -14,6 +14,7 @@ import time
 import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Self
 
 TPOOL = [sys.executable, "-m", "trusted_pool.cli"]
 HERE = Path(__file__).parent
@@ -42,7 +43,7 @@ def archive(source: str = "pass\n", pad_to: int = 0) -> bytes:
 
 def get(port: int, path: str) -> dict[str, object]:
     """GET a JSON answer."""
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:  # noqa: S310 - loopback
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}{path}", timeout=10) as answer:
         return dict(json.load(answer))
 
 
@@ -81,7 +82,7 @@ class Pool:
         self.slots = slots
         self.running = running
 
-    def __enter__(self) -> "Pool":
+    def __enter__(self) -> Self:
         self.stack = contextlib.ExitStack()
         self.root = Path(tempfile.mkdtemp(prefix="tpool-bench-"))
         self.stack.callback(shutil.rmtree, self.root, ignore_errors=True)

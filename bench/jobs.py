@@ -10,6 +10,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 
 import uvloop
+
 from bare import Bare
 from daemons import Pool, archive
 from load import Line, connect, get_request, submit_request

@@ -17,7 +17,8 @@ def main() -> None:
     """Measure, print, save."""
     rows = [submit.run(), *jobs.run()]
     for row in rows:
-        print(f"{row['what']}\n    ours {row['ours']}   baseline {row['baseline']}   ratio {row['ratio']} ({row['mark']})")
+        print(row["what"])
+        print(f"    ours {row['ours']}   baseline {row['baseline']}   ratio {row['ratio']} ({row['mark']})")
     RESULTS.mkdir(exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")
     machine = {"cpus": os.cpu_count(), "kernel": platform.release(), "python": sys.version.split()[0]}

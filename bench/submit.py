@@ -5,6 +5,7 @@ import statistics
 import sys
 
 import uvloop
+
 from daemons import HERE, Pool, archive, free_port, get, process, wait_for
 from load import rate, submit_request
 

@@ -4,8 +4,6 @@ Started by `make demo`; an argument names another directory than .demo. With a t
 without one it is ended when all was shown. Whatever ends this program, the processes it started end with it.
 """
 
-# ruff: noqa: INP001, T201 - a script that prints
-
 import contextlib
 import ctypes
 import json

@@ -45,7 +45,9 @@ async def _serve(conn: Connection, root: Path, options: dict[str, Any]) -> None:
     sandbox = BubblewrapSandbox(root, slots=2, **options)
     over = loop.create_future()
 
-    async def job(number: int, source: str, key: str, slot: int, manifest: dict[str, Any], more: dict[str, str]) -> None:
+    async def job(  # noqa: PLR0917 - what crosses the pipe, in its order
+        number: int, source: str, key: str, slot: int, manifest: dict[str, Any], more: dict[str, str]
+    ) -> None:
         files = {"main.py": source, **more}
         inputs = tuple(
             InputFile(name=name, size=len(text.encode()), sha256=hashlib.sha256(text.encode()).hexdigest())
@@ -225,7 +227,7 @@ def strong(worker: Workers) -> Workers:
     """Only a worker that limits whole trees."""
     if worker.level < 2:
         if os.environ.get("CI") and os.geteuid() == 0 and worker.uid is None:
-            pytest.fail("root cannot limit whole trees here: control groups are missing, or the probe found them broken")
+            pytest.fail("root cannot limit whole trees here: no control groups, or the probe found them broken")
         pytest.skip("level 1 limits each process and polls")
     return worker
 

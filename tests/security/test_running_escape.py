@@ -143,8 +143,10 @@ try:
     open("/proc/kcore", "rb").read(1); print("reads kcore")
 except OSError:
     pass
-addresses = {line.split()[0].strip("0") for line in open("/proc/kallsyms")} if os.path.exists("/proc/kallsyms") else {""}
-print("addresses" if addresses != {""} else "", os.path.exists("/sys/kernel"), os.path.exists("/root"), os.path.exists("/home"))
+there = os.path.exists("/proc/kallsyms")
+addresses = {line.split()[0].strip("0") for line in open("/proc/kallsyms")} if there else {""}
+seen = [os.path.exists(path) for path in ("/sys/kernel", "/root", "/home")]
+print("addresses" if addresses != {""} else "", *seen)
 """
 
 

@@ -199,6 +199,27 @@ def test_forms(shared_pool: RealPool, parts: list[Any], status: int, code: str):
         refused(shared_pool.http.post("/submit", files=parts), status, code)
 
 
+@pytest.mark.parametrize(
+    ("manifest", "more", "status"),
+    [
+        ("{", {}, 400),
+        ({"entrypoint": "none.py"}, {}, 400),
+        ({"memory_mb": 2**30}, {}, 422),
+        ({}, {"prio": (None, b"1")}, 400),
+        ({}, {"manifest": (None, b"{}")}, 400),
+    ],
+)
+def test_large_files_of_a_refused_job_are_removed(
+    shared_pool: RealPool, manifest: object, more: dict[str, Any], status: int
+):
+    """Small ones never reach the disk; these do, before anything is known of the job."""
+    large = tar_gz({"main.py": b"", "data.bin": os.urandom(2_000_000)})
+    text = manifest if isinstance(manifest, str) else json.dumps(manifest)
+    with nothing_kept(shared_pool):
+        files = [("files", ("p.tar.gz", large)), ("manifest", (None, text)), *more.items()]
+        assert shared_pool.http.post("/submit", files=files).status_code == status
+
+
 PART = b'--x\r\nContent-Disposition: form-data; name="files"; filename="p.tar.gz"\r\n\r\n'
 WHOLE = PART + MAIN + b"\r\n--x--\r\n"
 FORM = "multipart/form-data; boundary=x"

@@ -17,10 +17,12 @@ from trusted_pool.coordinator.service import Coordinator, Settings
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.pinned import PinnedLink
+from trusted_pool.link.sandrun import SandrunLink
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import WorkerLink
 from trusted_pool.ports.store import StoreError
 from trusted_pool.protocol.identity import IdentityError, create_key_file, identity_of, load_key_file
+from trusted_pool.sandbox.globs import Globs
 from trusted_pool.serve.listener import ServeError, bind, close
 from trusted_pool.serve.server import Server
 from trusted_pool.store.sqlite import SqliteStore
@@ -101,17 +103,20 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
 
 
 def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey) -> Coordinator:
-    clock = SystemClock()
+    clock, dice = SystemClock(), SystemDice()
+    blobs = DirectoryBlobs(options.data / "blobs")
 
     def link_to(worker: Worker) -> WorkerLink:
-        return PinnedLink(worker, key, epoch=1, clock=clock)
+        if worker.proven:
+            return PinnedLink(worker, key, epoch=1, clock=clock)
+        return SandrunLink(worker, blobs, clock, dice, wanted=lambda patterns: Globs(patterns).matches)
 
     return Coordinator(
         store=store,
-        blobs=DirectoryBlobs(options.data / "blobs"),
+        blobs=blobs,
         link_to=link_to,
         clock=clock,
-        dice=SystemDice(),
+        dice=dice,
         pool_id=identity_of(key),
         settings=Settings(
             check_interval_s=options.check_interval_s, grace_s=options.grace_s, on_worker_loss=options.on_worker_loss

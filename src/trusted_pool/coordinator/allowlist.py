@@ -7,7 +7,8 @@ from urllib.parse import urlsplit
 
 import msgspec
 
-from trusted_pool.core.worker import Worker
+from trusted_pool.core.request import Capacity
+from trusted_pool.core.worker import CLAIMED_OFFER, Worker
 from trusted_pool.protocol.identity import IdentityError, public_bytes
 
 DEFAULT_PORT = 8443
@@ -57,10 +58,10 @@ def _entry(entry: Any, where: str) -> Worker:
     if slots is not None and (type(slots) is not int or not 1 <= slots <= 10_000):  # noqa: PLR2004 - said in the message
         raise AllowlistError(f"{where}: max_concurrent_jobs must be a whole number from 1 to 10000")
     identity = entry.get("identity", "proven")
-    if identity == "claimed":
-        raise AllowlistError(f'{where}: "identity": "claimed" is not supported by this version')
-    if identity != "proven":
-        raise AllowlistError(f'{where}: identity must be "proven"')
+    if identity not in ("proven", "claimed"):
+        raise AllowlistError(f'{where}: identity must be "proven", or "claimed" for a worker that cannot prove its key')
+    if identity == "claimed" and not entry["endpoint"].startswith("http://"):
+        raise AllowlistError(f"{where}: a worker of claimed identity speaks plain HTTP: write its endpoint as http://…")
     try:
         labels = msgspec.convert(entry.get("labels", {}), dict[str, str])
     except msgspec.ValidationError:
@@ -70,6 +71,8 @@ def _entry(entry: Any, where: str) -> Worker:
         endpoint=_endpoint(entry["endpoint"], where),
         max_concurrent_jobs=slots,
         labels=labels,
+        proven=identity == "proven",
+        capacity=CLAIMED_OFFER if identity == "claimed" else Capacity(),
     )
 
 

@@ -63,6 +63,7 @@ class Reconciler:
         worker_id = member.worker.worker_id
         rows = await self._store.open_jobs(worker_id)
         on_its_way = {k for k in ((r.job.job_id, len(r.job.attempts)) for r in rows) if self._sender.is_sending(*k)}
+        await self._sender.remind(member.link, [row.job for row in rows])
         answer = await member.link.attempts()
         reports = {(r.job_id, r.attempt): r for r in answer.attempts}
         for row in rows:
@@ -73,7 +74,7 @@ class Reconciler:
                 words = "its worker came back without it"
                 await self._try(job.job_id, self._interrupted(job, attempt.number, words))
             elif (job.job_id, attempt.number) not in on_its_way:
-                self._tasks.spawn(self._sender.send(job), f"send again {job.job_id}")
+                self._tasks.spawn(self._sender.resend(job), f"send again {job.job_id}")
         for report in reports.values():
             self._tasks.spawn(self._report(worker_id, report), f"reconcile {report.job_id}")
         return answer.journal_id, answer.seq

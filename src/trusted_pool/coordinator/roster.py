@@ -50,7 +50,7 @@ class Roster:
         for worker_id, entry in listed.items():
             member = self.members.get(worker_id)
             worker = _merge(entry, member.worker if member else _forgotten(known.get(worker_id)))
-            if member is None or member.worker.endpoint != entry.endpoint:
+            if member is None or _dialled(member.worker) != _dialled(entry):
                 fresh = Member(worker, self._link_to(worker))
                 if member is not None:
                     fresh.load = member.load
@@ -118,10 +118,18 @@ class Roster:
             self.on_change()
 
 
+def _dialled(worker: Worker) -> tuple[str, bool]:
+    """Return where a worker is reached and how: another line is needed when that changes."""
+    return worker.endpoint, worker.proven
+
+
 def _merge(entry: Worker, old: Worker | None) -> Worker:
     """Lay what is known of a worker under its entry of the allowlist."""
     if old is None:
         return entry
+    if old.proven != entry.proven:
+        # It is another kind of worker: what it offered, and how it was, is found out anew.
+        return msgspec.structs.replace(entry, duty=old.duty, drain_by=old.drain_by)
     return msgspec.structs.replace(
         old,
         endpoint=entry.endpoint,

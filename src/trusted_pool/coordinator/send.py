@@ -1,7 +1,7 @@
 """Sending a placed attempt to its worker, and what the answer means."""
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from trusted_pool.coordinator.contents import Contents
 from trusted_pool.coordinator.jobs import Jobs
@@ -12,17 +12,20 @@ from trusted_pool.core.job import Attempt, Job
 from trusted_pool.core.placement import could_ever
 from trusted_pool.core.request import Request
 from trusted_pool.core.retry import backoff_s
-from trusted_pool.core.words import AttemptState
+from trusted_pool.core.words import AttemptState, OnWorkerLoss, Reason
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import (
+    Forgetful,
     FullError,
     GoneError,
     LinkError,
     NotSentError,
     Order,
     RefusedError,
+    Sent,
     UnansweredError,
+    WorkerLink,
 )
 
 _log = logging.getLogger(__name__)
@@ -40,12 +43,55 @@ class Sender:
         self._clock = clock
         self._dice = dice
         self._sending: set[tuple[str, int]] = set()
+        self._in_doubt: set[tuple[str, int]] = set()  #: an earlier process was sending them when it ended
         #: called with a worker's id after a call to it failed, so that it is checked at once
         self.on_trouble: Callable[[str, str], None] = lambda _worker_id, _words: None
 
     def is_sending(self, job_id: str, attempt: int) -> bool:
         """Whether the attempt is on its way just now."""
         return (job_id, attempt) in self._sending
+
+    def inherit(self, jobs: Iterable[Job]) -> None:
+        """Take note, at start, of what an earlier process was sending: whether it arrived is not known."""
+        for job in jobs:
+            if job.attempt is not None and job.attempt.state is AttemptState.DISPATCHING:
+                self._in_doubt.add((job.job_id, job.attempt.number))
+
+    async def remind(self, link: WorkerLink, jobs: Iterable[Job]) -> None:
+        """Tell a line whose worker keeps no list what that worker has been sent."""
+        if isinstance(link, Forgetful):
+            sent = [
+                Sent(order=_order(job, job.attempt), remote_id=job.attempt.remote_id)
+                for job in jobs
+                if job.attempt is not None and job.attempt.remote_id is not None
+            ]
+            await link.adopt(sent, self._contents.open_input)
+
+    async def resend(self, job: Job) -> None:
+        """Send an attempt of which its worker knows nothing: the call or its reply was lost.
+
+        A worker of claimed identity cannot tell a second sending from another job, so it is never sent one.
+        """
+        attempt = job.attempts[-1]
+        member = self._roster.members.get(attempt.worker_id)
+        if member is None or member.worker.proven or (job.job_id, attempt.number) not in self._in_doubt:
+            await self.send(job)
+            return
+        if job.reason is Reason.WORKER_LOST:
+            return  # held: that was said already
+        try:
+            await self._jobs.apply(job.job_id, self._reply_lost(job, attempt.number))
+        except IllegalTransitionError as error:
+            _log.info("Job %s moved on: %s", job.job_id, error)
+
+    def _reply_lost(self, job: Job, number: int) -> h.OfAttempt:
+        """Say what a lost reply of a worker of claimed identity means: it counts as the loss of the worker."""
+        self._in_doubt.add((job.job_id, number))
+        if job.retry.on_worker_loss is OnWorkerLoss.HOLD and job.cancel_requested_at is None:
+            return h.Held(attempt=number)
+        words = "the reply to its dispatch was lost, and a worker of claimed identity is never sent a job twice"
+        later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
+        return h.Interrupted(attempt=number, words=words, not_before=later, reason=Reason.WORKER_LOST)
 
     async def send(self, job: Job) -> None:
         """Send the job's newest attempt to its worker and commit what the answer means."""
@@ -72,7 +118,7 @@ class Sender:
     async def _ask(self, job: Job, attempt: Attempt) -> list[h.Happening]:
         number, worker_id = attempt.number, attempt.worker_id
         link = self._roster.members[worker_id].link
-        order = Order(job_id=job.job_id, attempt=number, manifest=job.manifest, inputs=job.inputs)
+        order = _order(job, attempt)
         now = self._clock.now
         try:
             answer = await link.submit(order, self._contents.open_input)
@@ -92,7 +138,7 @@ class Sender:
             # It may have arrived: it stays assigned, and reconciliation finds out.
             _log.warning("No answer from %s for job %s: %s", short(worker_id), job.job_id, error)
             self.on_trouble(worker_id, str(error))
-            return []
+            return [] if link.worker.proven else [self._reply_lost(job, number)]
         except BlobsError as error:
             _log.error("The files of job %s cannot be read: %s", job.job_id, error)
             later = now() + backoff_s(job.backoffs, self._dice.jitter())
@@ -121,6 +167,10 @@ class Sender:
         except LinkError as error:
             _log.warning("Worker %s cannot be told to cancel %s: %s", short(attempt.worker_id), job.job_id, error)
             self.on_trouble(attempt.worker_id, str(error))
+
+
+def _order(job: Job, attempt: Attempt) -> Order:
+    return Order(job_id=job.job_id, attempt=attempt.number, manifest=job.manifest, inputs=job.inputs)
 
 
 def _without(request: Request, worker_id: str) -> Request:

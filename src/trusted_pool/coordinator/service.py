@@ -113,8 +113,10 @@ class Coordinator:
         swept = await self._blobs.sweep()
         if swept:
             _log.info("Removed %d unfinished uploads", swept)
+        rows = await self._store.open_jobs()  # before anybody changes them
+        self._sender.inherit(row.job for row in rows)
         await self.reload(allowlist)
-        for row in await self._store.open_jobs():
+        for row in rows:
             self.roster.account(None, row.job)
         self._set_paused(paused=(await self._store.settings()).get(PAUSED) is not None)
         self.duties.take_up()

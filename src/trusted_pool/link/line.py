@@ -33,6 +33,7 @@ _TCP_OPTIONS = {"TCP_KEEPIDLE": 15, "TCP_KEEPINTVL": 5, "TCP_KEEPCNT": 3, "TCP_U
 
 
 def new_socket(info: Any) -> socket.socket:
+    """Make a socket whose dead peer is noticed."""
     family, kind, protocol, _, _ = info
     sock = socket.socket(family, kind, protocol)
     sock.setsockopt(socket.SOL_SOCKET, socket.SO_KEEPALIVE, 1)

@@ -1,7 +1,7 @@
 """The line from the coordinator to one worker."""
 
-from collections.abc import AsyncIterator, Callable
-from typing import Protocol
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Protocol, runtime_checkable
 
 import msgspec
 
@@ -103,6 +103,21 @@ class WorkerLink(Protocol):
 
     async def close(self) -> None:
         """Let go of connections. Idempotent."""
+
+
+class Sent(msgspec.Struct, frozen=True, kw_only=True):
+    """An attempt that a worker was sent and has acknowledged."""
+
+    order: Order
+    remote_id: str
+
+
+@runtime_checkable
+class Forgetful(Protocol):
+    """A line to a worker that cannot list what it has: what it was sent must be told before `attempts` is asked."""
+
+    async def adopt(self, sent: Sequence[Sent], open_input: OpenInput) -> None:
+        """Take over what an earlier process, or an earlier line, had sent. Idempotent."""
 
 
 LinkTo = Callable[[Worker], WorkerLink]

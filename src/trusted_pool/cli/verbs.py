@@ -46,6 +46,8 @@ SERVER_VERBS = {
     "coordinator": Verb("coordinator", "coordinator", "Start a pool: take jobs and send them to workers."),
     "worker": Verb("worker", "worker", "Lend this machine to a pool."),
     "keygen": Verb("keygen", "keygen", "Make a worker's key."),
+    "backup": Verb("backup", "backup", "Copy all that a coordinator keeps, while it serves."),
+    "restore": Verb("restore", "restore", "Make a data directory from a backup."),
 }
 #: As the help shows them.
 SECTIONS = (

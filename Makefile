@@ -28,7 +28,7 @@ demo: $(RUN) ## start a pool with two workers, run a job on it, show the result
 	@bash scripts/system.sh $(SANDBOX)
 	@$(BIN)/python scripts/demo.py
 
-test: $(DEV) ## run the tests that a change needs
+test: check ## style, types, layers, and the tests that a change needs
 	@bash scripts/system.sh $(TESTING)
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 

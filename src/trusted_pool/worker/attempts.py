@@ -7,6 +7,7 @@ is ever started a second time.
 
 import asyncio
 import logging
+from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -32,6 +33,9 @@ AGAIN_S = 1.0
 #: How long followers may be left without the news of a start, which the answer to the submit holds too: a short job's
 #: start then travels with its end, for one wake-up instead of two.
 START_NEWS_S = 0.05
+#: How many released attempts are remembered. They need not outlive the process: no connection does, so no copy of a
+#: submit can come later than that.
+REMEMBERED = 20_000
 #: What a submit to a draining worker is told to wait.
 DRAINING_RETRY_S = 30.0
 
@@ -71,6 +75,7 @@ class Attempts:
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
         self._pending: dict[Key, asyncio.Future[None]] = {}
+        self._over: OrderedDict[Key, None] = OrderedDict()  #: released; a late copy of their submit starts nothing
         self._log_bells: dict[str, Bell] = {}  #: of those that run
         self._ringing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -145,6 +150,7 @@ class Attempts:
         Of two submits of one attempt the second waits for what becomes of the first.
 
         Raises:
+            ConflictError: this attempt was here and was released.
             UnavailableError: draining.
             BusyError: no slot is free.
         """
@@ -153,6 +159,8 @@ class Attempts:
         remote_id = self._by_key.get(key)
         if remote_id is not None:
             return Admission(key, known=self._entries[remote_id])
+        if key in self._over:
+            raise ConflictError("this attempt is over and was released here", code="attempt_over")
         self._refuse_when_draining()
         slot = self._slots.take()
         self._pending[key] = asyncio.get_running_loop().create_future()
@@ -309,6 +317,9 @@ class Attempts:
         await self.journal.delete(remote_id)
         if self._entries.pop(remote_id, None) is not None:
             self._by_key.pop(_key(entry), None)
+            self._over[_key(entry)] = None
+            if len(self._over) > REMEMBERED:
+                self._over.popitem(last=False)
         if not self._entries:
             self.bell.ring()  # a drained worker waits for this
         try:

@@ -3,7 +3,7 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 
 from trusted_pool.coordinator.contents import SMALL_BYTES, Contents
 from trusted_pool.coordinator.jobs import Jobs
@@ -38,6 +38,8 @@ class Collector:
         self._clock = clock
         self._dice = dice
         self._busy: set[tuple[str, int]] = set()
+        #: called with a worker's id after a release may not have reached it, so that both sides are compared at once
+        self.on_trouble: Callable[[str, str], None] = lambda _worker_id, _words: None
         self._places = asyncio.Semaphore(AT_ONCE)
 
     async def ended(self, worker_id: str, event: EndedEvent) -> None:
@@ -172,6 +174,7 @@ class Collector:
             await member.link.release(remote_id)
         except LinkError as error:
             _log.info("Worker %s cannot be told to release %s: %s", short(worker_id), remote_id, error)
+            self.on_trouble(worker_id, str(error))
 
 
 async def _fill(stage: Stage, pieces: AsyncIterator[bytes], size: int, what: str) -> None:

@@ -103,7 +103,7 @@ class Coordinator:
             store=store, jobs=self.jobs, roster=self.roster, explain=self.explain, clock=clock, pool_id=pool_id
         )
         self.logs = Logs(store, self.jobs, self.roster, self.contents, self.bulletin)
-        self._sender.on_trouble = self._trouble
+        self._sender.on_trouble = self._collector.on_trouble = self._trouble
         self.roster.on_change = self._dispatcher.wake
         self.bulletin.listen(self.roster.account)
         self.bulletin.listen(self._dispatcher.noticed)

@@ -1,6 +1,7 @@
 """What a job needs (request), what a worker offers (capacity), and why the two do not fit."""
 
 import hashlib
+from functools import lru_cache
 
 import msgspec
 
@@ -49,6 +50,13 @@ class Obstacle(msgspec.Struct, frozen=True):
 
 def shape_of(request: Request) -> str:
     """Name the class of all jobs with this request: 16 hex digits."""
+    return _shape_of_text(msgspec.json.encode(request))
+
+
+@lru_cache(maxsize=1024)
+def _shape_of_text(text: bytes) -> str:
+    """Name it by the request as JSON. A pool sees few requests, each of them often."""
+    request = msgspec.json.decode(text, type=Request)
     # Every field is written: which defaults a struct leaves out depends on how it was made.
     fields = {**msgspec.structs.asdict(request), "cpus": float(request.cpus)}
     return hashlib.sha256(msgspec.json.encode(fields, order="sorted")).hexdigest()[:16]

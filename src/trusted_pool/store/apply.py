@@ -55,17 +55,25 @@ class Batch:
         """Load what the units are judged by."""
         self._connection = connection
         units = [d.unit for d in drafts]
+        owners = sorted({u.job.owner for u in units if u.job})
+        heads, results, blobs, keys, shares, least = self._look(
+            [u.job.job_id for u in units if u.job],
+            [u.result.job_id for u in units if u.result],
+            [b.sha256 for u in units for b in u.blobs],
+            [(u.idempotency.owner, u.idempotency.key) for u in units if u.idempotency],
+            owners,
+            owners,
+        )
         #: (version, state, shape) of each job, as it is after the units judged so far
-        self._heads: dict[str, tuple[int, str, str]] = {
-            row[0]: (row[1], row[2], row[3]) for row in self._ask(sql.HEADS, [u.job.job_id for u in units if u.job])
-        }
-        self._with_result = set(self._ask(sql.HAVE_RESULT, [u.result.job_id for u in units if u.result]))
+        self._heads: dict[str, tuple[int, str, str]] = {row[0]: (row[1], row[2], row[3]) for row in heads}
+        self._with_result = set(results)
         #: state and time of last use
-        self._known: dict[str, tuple[str, float]] = {
-            row[0]: (row[1], row[2]) for row in self._ask(sql.KNOWN_BLOBS, [b.sha256 for u in units for b in u.blobs])
-        }
-        keys = [(u.idempotency.owner, u.idempotency.key) for u in units if u.idempotency]
-        self._keys: dict[tuple[str, str], float] = {(row[0], row[1]): row[2] for row in self._ask(sql.KEYS_HELD, keys)}
+        self._known: dict[str, tuple[str, float]] = {row[0]: (row[1], row[2]) for row in blobs}
+        self._keys: dict[tuple[str, str], float] = {(row[0], row[1]): row[2] for row in keys}
+        #: (virtual time, queued) of each owner in this batch
+        self._shares: dict[str, tuple[float, int]] = {row[0]: (row[1], row[2]) for row in shares}
+        #: The least virtual time of the owners with queued jobs that are not in this batch.
+        self._others: list[float] = least
         self._jobs: dict[str, tuple[object, ...]] = {}
         self._events: list[tuple[object, ...]] = []
         self._results: list[tuple[object, ...]] = []
@@ -79,22 +87,11 @@ class Batch:
         self._requests: dict[str, str] = {}
         self._accounted: set[str] = set()
         self._settings: dict[str, str | None] = {}
-        owners = sorted({u.job.owner for u in units if u.job})
-        #: (virtual time, queued) of each owner in this batch
-        self._shares: dict[str, tuple[float, int]] = {
-            row[0]: (row[1], row[2]) for row in self._ask(sql.SHARES_OF, owners)
-        }
-        #: The least virtual time of the owners with queued jobs that are not in this batch.
-        least = connection.execute(sql.LEAST_OF_OTHERS, (sql.keys(owners),)).fetchone() if owners else None
-        self._others: list[float] = list(least or ())
         self._moment = 0.0
 
-    def _ask(self, statement: str, keys: Sequence[object]) -> list[Any]:
-        if not keys:
-            return []
-        row = self._connection.execute(statement, (sql.keys(keys),)).fetchone()
-        found: list[Any] = msgspec.json.decode(row[0])
-        return found
+    def _look(self, *keys: Sequence[object]) -> list[list[Any]]:
+        row = self._connection.execute(sql.LOOK, [sql.keys(k) for k in keys]).fetchone()
+        return [msgspec.json.decode(found) for found in row]
 
     def judge(self, drafted: Draft) -> Committed:
         """Take a unit in, or say what is stale."""

@@ -24,7 +24,7 @@ LOG_PAGES = 8000
 def connect(path: Path, *, reading: bool = False) -> sqlite3.Connection:
     """Open a connection in autocommit mode that any thread may use, one at a time."""
     connection = sqlite3.connect(
-        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=256
+        path, timeout=BUSY_TIMEOUT_S, isolation_level=None, check_same_thread=False, cached_statements=1024
     )
     cache = READER_CACHE_KIB if reading else WRITER_CACHE_KIB
     connection.execute(f"PRAGMA cache_size = -{cache}")

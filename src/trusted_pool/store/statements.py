@@ -2,7 +2,7 @@
 
 One statement does a whole batch: rows go in as one long VALUES, keys as one JSON array, and what comes out is one JSON
 text. Python's sqlite3 lets go of the interpreter lock at each step of a statement, and must win it back from a busy
-event loop; so a batch takes a dozen steps, however many units it has.
+event loop; so a batch takes about nine statements, however many units it has.
 """
 
 import sqlite3
@@ -14,8 +14,8 @@ import msgspec
 
 from trusted_pool.store.rows import FIXED_COLUMNS, JOB_COLUMNS
 
-#: VALUES of these many rows are prepared; a batch is cut into them, largest first.
-CUTS = (64, 16, 4, 1)
+#: Rows in one VALUES at most. Each count up to this is a statement of its own, prepared when it first comes up.
+MOST_ROWS = 64
 
 _CHANGED = ", ".join(f"{c} = excluded.{c}" for c in JOB_COLUMNS if c not in FIXED_COLUMNS)
 #: A commit ends a reservation.
@@ -74,8 +74,8 @@ SHARES_OF = (
 )
 #: The least virtual time of the others that have queued jobs.
 LEAST_OF_OTHERS = (
-    "SELECT virtual_time FROM shares INDEXED BY shares_in_order"
-    " WHERE queued > 0 AND owner NOT IN (SELECT value FROM json_each(?)) ORDER BY virtual_time, owner LIMIT 1"
+    "SELECT json_group_array(virtual_time) FROM (SELECT virtual_time FROM shares INDEXED BY shares_in_order"
+    " WHERE queued > 0 AND owner NOT IN (SELECT value FROM json_each(?)) ORDER BY virtual_time, owner LIMIT 1)"
 )
 HAVE_RESULT = "SELECT json_group_array(job_id) FROM results WHERE job_id IN (SELECT value FROM json_each(?))"
 KNOWN_BLOBS = (
@@ -86,6 +86,8 @@ KEYS_HELD = (
     "SELECT json_group_array(json_array(i.owner, i.key, i.until)) FROM json_each(?) k JOIN idempotency i"
     " ON i.owner = json_extract(k.value, '$[0]') AND i.key = json_extract(k.value, '$[1]')"
 )
+#: All that a batch is judged by, in one step. Arguments: job ids, jobs with results, digests, keys, owners, owners.
+LOOK = f"SELECT ({HEADS}), ({HAVE_RESULT}), ({KNOWN_BLOBS}), ({KEYS_HELD}), ({SHARES_OF}), ({LEAST_OF_OTHERS})"
 #: Twice what a commit adds, so that keys that ran out do not pile up.
 PRUNE_KEYS = (
     "DELETE FROM idempotency WHERE (owner, key) IN"
@@ -187,7 +189,7 @@ WORKERS = "SELECT data FROM workers ORDER BY worker_id"
 COUNTERS = "SELECT name, value FROM counters"
 
 
-@lru_cache(maxsize=256)
+@lru_cache(maxsize=1024)
 def _values(head: str, tail: str, columns: int, rows: int) -> str:
     row = "(" + ",".join("?" * columns) + ")"
     return head + ",".join([row] * rows) + tail
@@ -195,13 +197,10 @@ def _values(head: str, tail: str, columns: int, rows: int) -> str:
 
 def put(connection: sqlite3.Connection, statement: tuple[str, str], rows: Sequence[tuple[object, ...]]) -> None:
     """Run a statement of the form (head, tail) over rows, many at a time."""
-    begin = 0
-    for cut in CUTS:
-        while len(rows) - begin >= cut:
-            piece = rows[begin : begin + cut]
-            sql = _values(*statement, len(piece[0]), cut)
-            connection.execute(sql, tuple(chain.from_iterable(piece)))
-            begin += cut
+    for begin in range(0, len(rows), MOST_ROWS):
+        piece = rows[begin : begin + MOST_ROWS]
+        sql = _values(*statement, len(piece[0]), len(piece))
+        connection.execute(sql, tuple(chain.from_iterable(piece)))
 
 
 def keys(names: Sequence[object]) -> str:

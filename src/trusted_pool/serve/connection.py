@@ -16,6 +16,7 @@ from uvicorn.server import ServerState
 from trusted_pool.protocol.certificates import PEER, peer_identity
 from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody
 from trusted_pool.protocol.identity import IdentityError
+from trusted_pool.serve.answering import Cycle
 
 _STATUS = {
     400: ("Bad Request", "bad_request", "this is no HTTP request that can be read"),
@@ -145,6 +146,8 @@ class Connection(HttpToolsProtocol):
         self._unread = 0
         self._disarm()
         super().on_headers_complete()
+        if self.cycle is not None:  # its task has not run yet; uvicorn has no other place to say which class
+            self.cycle.__class__ = Cycle
 
     def on_body(self, body: bytes) -> None:
         """Take a piece of body."""

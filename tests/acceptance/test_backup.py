@@ -107,21 +107,29 @@ def test_what_ran_is_reconciled_after_a_restore(tmp_path: Path, bwrap: str):
         ended = pool.submit({"main.py": WAITING, "s": b"2"})
         for job_id in (goes_on, ended):
             pool.until_state(job_id, "running")
+        assert pool.http.post("/pause").status_code == 200
+        waited = pool.submit({"main.py": WAITING, "s": b"5"})
         assert run_tpool("backup", target, "--data", pool.data).returncode == 0
+        assert pool.http.post("/resume").status_code == 200
+        pool.until_state(waited, "running")
         unknown = pool.submit({"main.py": WAITING, "s": b"600"})
         pool.until_state(unknown, "running")
         pool.wait(ended)
         (worker,) = pool.workers
-        until(lambda: active(pool) == 2, "two that run")
+        until(lambda: active(pool) == 3, "three that run")
         pool.coordinator.stop()
         assert run_tpool("restore", target, "--data", data).returncode == 0
         move(pool, data)
+        assert pool.http.post("/resume").status_code == 200  # it was paused when it was saved
         # The restored store says that it runs; the worker collected and forgot it: it runs again.
         again = pool.wait(ended)
         assert [a["state"] for a in again["attempts"]] == ["interrupted", "collected"]
         # What both know goes on, in the same attempt.
         assert pool.wait(goes_on)["state"] == "completed"
         assert [a["number"] for a in pool.status(goes_on)["attempts"]] == [1]
+        # The restored store says that it waits, and gives the number of its attempt a second time.
+        assert pool.wait(waited)["state"] == "completed"
+        assert pool.http.get(f"/logs/{waited}/stdout").text == "done\n"
         # What only the worker knows is ended there and not held for ever.
         assert pool.http.get(f"/status/{unknown}").status_code == 404
         assert f"Cancelling job {unknown}" in worker.log
@@ -195,7 +203,7 @@ def change(saved: Path, home: Path, name: str, at: int) -> Path:
 
 @pytest.mark.parametrize(
     ("name", "words"),
-    [("coordinator.db", "the database"), ("????????????????*", "another digest"), ("pool.pem", "pool.pem")],
+    [("coordinator.db", "the database"), ("????????????????*", "another digest"), ("pool.pem", "key")],
 )
 def test_a_changed_byte_is_found_and_nothing_is_left(saved: Path, tmp_path: Path, name: str, words: str):
     copy = change(saved, tmp_path, name, 60)

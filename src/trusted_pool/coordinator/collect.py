@@ -60,10 +60,12 @@ class Collector:
     async def _ended(self, worker_id: str, event: EndedEvent) -> None:
         number, outcome = event.attempt, event.outcome
         accepted = h.Accepted(attempt=number, remote_id=event.remote_id)
-        if outcome.reason is Reason.SANDBOX_FAILED:
-            job = await self._jobs.get(event.job_id)
+        job = await self._jobs.get(event.job_id)
+        without = _without_result(job, outcome)
+        if without is not None:
+            reason, words = without
             later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
-            failed = h.Interrupted(attempt=number, words=outcome.detail, not_before=later, reason=Reason.SANDBOX_FAILED)
+            failed = h.Interrupted(attempt=number, words=words, not_before=later, reason=reason)
             await self._jobs.apply(event.job_id, accepted, failed)
             await self.release(worker_id, event.remote_id)
             return
@@ -71,7 +73,6 @@ class Collector:
         inline = self._inline(event)
         if inline is not None:
             result, blobs = inline
-            job = await self._jobs.get(event.job_id)
             if _already(job, number):
                 await self.release(worker_id, event.remote_id)
                 return
@@ -175,6 +176,17 @@ class Collector:
         except LinkError as error:
             _log.info("Worker %s cannot be told to release %s: %s", short(worker_id), remote_id, error)
             self.on_trouble(worker_id, str(error))
+
+
+def _without_result(job: Job, outcome: Outcome) -> tuple[Reason, str] | None:
+    """Say why an ended attempt has no result that could be the job's, if so."""
+    if outcome.reason is Reason.SANDBOX_FAILED:
+        return Reason.SANDBOX_FAILED, outcome.detail
+    if outcome.reason is Reason.CANCELLED and job.cancel_requested_at is None and not job.final:
+        # After our store was put back from a backup we end what we do not know of; the same attempt may then be given
+        # out by us, and found ended.
+        return Reason.INTERRUPTED, "it was ended on its worker, and nobody had asked for that"
+    return None
 
 
 async def _fill(stage: Stage, pieces: AsyncIterator[bytes], size: int, what: str) -> None:

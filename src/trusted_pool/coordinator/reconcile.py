@@ -8,7 +8,7 @@ from trusted_pool.coordinator.roster import Member, Roster, short
 from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.core import happenings as h
-from trusted_pool.core.advance import IllegalTransitionError
+from trusted_pool.core.advance import IllegalTransitionError, StaleAttemptError
 from trusted_pool.core.job import Job
 from trusted_pool.core.retry import backoff_s
 from trusted_pool.core.words import AttemptState
@@ -82,6 +82,7 @@ class Reconciler:
     async def event(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
         """Apply one event of a worker."""
         try:
+            await self._must_have_it(worker_id, event.job_id, event.attempt)
             match event:
                 case StartedEvent():
                     accepted = h.Accepted(attempt=event.attempt, remote_id=event.remote_id)
@@ -97,6 +98,19 @@ class Reconciler:
             _log.info("Worker %s: %s of a stale attempt: %s", short(worker_id), type(event).__name__, error)
             await self._keep_evidence(worker_id, event)
             await self._unwanted(worker_id, event.remote_id, over=not isinstance(event, StartedEvent))
+
+    async def _must_have_it(self, worker_id: str, job_id: str, number: int) -> None:
+        """Refuse what a worker says of an attempt that is another worker's.
+
+        A number is given once; but a store that was put back from a backup gives numbers again.
+
+        Raises:
+            NotFoundError: there is no such job.
+            StaleAttemptError: the attempt is not this worker's.
+        """
+        attempts = (await self._jobs.get(job_id)).attempts
+        if not 0 < number <= len(attempts) or attempts[number - 1].worker_id != worker_id:
+            raise StaleAttemptError(f"attempt {number} of {job_id} is not this worker's")
 
     async def _keep_evidence(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
         """Write down in the job's story what came from an attempt that is over. It changes nothing."""
@@ -134,8 +148,12 @@ class Reconciler:
             await self._still_wanted(report.job_id)
         else:
             happening = h.Accepted(attempt=report.attempt, remote_id=report.remote_id)
-            if not await self._try(report.job_id, happening):
-                await self._unwanted(worker_id, report.remote_id, over=False)
+            try:
+                await self._must_have_it(worker_id, job_id, attempt)
+                await self._jobs.apply(job_id, happening)
+            except (NotFoundError, IllegalTransitionError) as error:
+                _log.info("Job %s: %s", job_id, error)
+                await self._unwanted(worker_id, remote_id, over=False)
             await self._still_wanted(report.job_id)
 
     async def _still_wanted(self, job_id: str) -> None:

@@ -31,6 +31,7 @@ from trusted_pool.ports.link import (
 _log = logging.getLogger(__name__)
 
 FULL_S = 1.0
+GONE = 410  #: what a worker answers to a submit of an attempt that it had and released
 
 
 class Sender:
@@ -131,6 +132,12 @@ class Sender:
             self._roster.members[worker_id].full_until = now() + wait_s
             return [h.WorkerFull(attempt=number, not_before=0.0)]
         except RefusedError as error:
+            if error.status == GONE:
+                # It ran there before, and we do not know of it: our store was put back from a backup. This attempt is
+                # over, and whether there is another is the job's policy to say.
+                words = "its worker ran this attempt before and has let go of its results"
+                later = now() + backoff_s(job.backoffs, self._dice.jitter())
+                return [h.Interrupted(attempt=number, words=words, not_before=later)]
             _log.error("Worker %s rejected job: %d (%s: %s)", short(worker_id), error.status, job.job_id, error.words)
             others = could_ever(_without(job.request, worker_id), self._roster.workers())
             return [h.Refused(attempt=number, words=f"{short(worker_id)}: {error.words}", others=others)]

@@ -7,7 +7,8 @@ import socket
 import string
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import httpx
 import pytest
@@ -23,28 +24,25 @@ MAIN = tar_gz({"main.py": b"print(1)\n"})
 UNKNOWN = "pool-0123456789abcdef"
 
 
-class Kept:
-    """What a pool keeps: jobs by count, files of its blobs by path."""
+class Kept(NamedTuple):
+    """What a pool keeps: how many jobs, and the files of its blobs."""
 
-    def __init__(self, pool: RealPool) -> None:
-        self.jobs = pool.pool()["total_jobs"]
-        blobs = pool.data / "blobs"
-        self.files = {path for path in blobs.rglob("*") if path.is_file()}
+    jobs: int
+    files: frozenset[Path]
 
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, Kept) and (self.jobs, self.files) == (other.jobs, other.files)
 
-    __hash__ = None  # type: ignore[assignment] # it is compared only
+def kept(pool: RealPool) -> Kept:
+    """Look."""
+    files = frozenset(path for path in (pool.data / "blobs").rglob("*") if path.is_file())
+    return Kept(pool.pool()["total_jobs"], files)
 
 
 @contextmanager
 def nothing_kept(pool: RealPool) -> Iterator[None]:
     """Show that what is done here leaves nothing in the pool."""
-    before = Kept(pool)
+    before = kept(pool)
     yield
-    after = Kept(pool)
-    assert after.jobs == before.jobs
-    assert after.files == before.files
+    assert kept(pool) == before
 
 
 def refused(answer: httpx.Response, status: int, code: str, *words: str) -> dict[str, Any]:
@@ -374,14 +372,14 @@ kinds = st.one_of(
 @given(body=bodies, kind=kinds)
 @example(body=b"--x\r\n\r\n\r\n--x--", kind=FORM)
 def test_no_body_is_the_servers_fault(shared_pool: RealPool, body: bytes, kind: str):
-    before = Kept(shared_pool)
+    before = kept(shared_pool)
     answer = shared_pool.http.post("/submit", content=body, headers={"Content-Type": kind})
     if answer.status_code == 200:  # then it was a job
-        assert Kept(shared_pool).jobs == before.jobs + 1
+        assert kept(shared_pool).jobs == before.jobs + 1
         return
     assert 400 <= answer.status_code < 500, (answer.status_code, answer.text)
     assert answer.json()["error"]["message"]
-    assert Kept(shared_pool) == before
+    assert kept(shared_pool) == before
 
 
 values = st.recursive(

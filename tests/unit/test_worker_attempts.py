@@ -22,7 +22,6 @@ from trusted_pool.ports.journal import Entry
 from trusted_pool.ports.sandbox import OnLog, OpenInput, OutputMissingError, Task
 from trusted_pool.protocol import frames, messages
 from trusted_pool.protocol.errors import (
-    BadManifestError,
     BusyError,
     ConflictError,
     ForbiddenError,
@@ -278,13 +277,13 @@ def test_concurrent_duplicates_become_one_run():
     scenario(test)
 
 
-def test_a_duplicate_goes_on_when_the_first_submit_fails():
+def test_a_duplicate_goes_on_when_the_first_submit_breaks_off():
     async def test(rig: Rig) -> None:
-        bad = asyncio.create_task(rig.submit(manifest=b"{"))
-        good = asyncio.create_task(rig.submit())
-        with pytest.raises(BadManifestError):
-            await bad
-        entry = await good
+        first = await rig.attempts.admit((POOL, "pool-1", 1))
+        second = asyncio.create_task(rig.submit())
+        await asyncio.sleep(0)
+        rig.attempts.withdraw(first)  # its line broke
+        entry = await second
         await rig.running(entry.remote_id)
         assert rig.sandbox.runs == [entry.remote_id]
 
@@ -304,7 +303,7 @@ def test_a_full_worker_says_later_and_frees_the_slot_before_it_tells_of_the_end(
         await anext(stream)
         rig.sandbox.end(first.remote_id)
         assert isinstance(await anext(stream), messages.EndedEvent)
-        assert (await rig.submit("pool-2")).remote_id != first.remote_id
+        assert (await rig.submit("pool-2", 2)).remote_id != first.remote_id
         await stream.aclose()
 
     scenario(test, slots=1)
@@ -320,7 +319,7 @@ def test_memory_is_promised_once():
         await rig.running(first.remote_id)
         rig.sandbox.end(first.remote_id)
         await rig.ended(first.remote_id)
-        await rig.submit("pool-2", manifest=big)
+        await rig.submit("pool-2", 2, manifest=big)
 
     scenario(test)
 
@@ -346,8 +345,25 @@ def test_a_refused_submit_leaves_nothing(manifest: bytes, status: int):
         assert await rig.journal.entries() == []
         assert rig.attempts.active == 0
         assert await rig.blobs.size(hashlib.sha256(large).hexdigest()) is None
-        entry = await rig.submit(data=large)  # the same bytes come in well afterwards
+        with pytest.raises(PoolError) as again:
+            await rig.submit(data=large)  # the pool went on to another attempt: a late copy starts nothing
+        assert again.value is caught.value
+        entry = await rig.submit(attempt=2, data=large)  # the same bytes come in well afterwards
         await rig.running(entry.remote_id)
+
+    scenario(test)
+
+
+def test_a_released_attempt_is_never_started_again():
+    async def test(rig: Rig) -> None:
+        entry = await rig.submit()
+        await rig.running(entry.remote_id)
+        rig.sandbox.end(entry.remote_id)
+        await rig.ended(entry.remote_id)
+        await rig.attempts.release(POOL, entry.remote_id)
+        with pytest.raises(ConflictError, match="over"):
+            await rig.submit()
+        assert rig.sandbox.runs == [entry.remote_id]
 
     scenario(test)
 

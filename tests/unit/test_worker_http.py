@@ -230,7 +230,7 @@ def test_busy_draining_stale_and_running_are_told_apart():
             error(await face.http.post(f"/{verb}/{remote_id}", headers=stale), 409, "stale_epoch")
         error(await face.http.post(f"/release/{remote_id}"), 409, "conflict")
         face.daemon.signal()
-        draining = await face.submit("pool-2")
+        draining = await face.submit("pool-2", "2")
         assert error(draining, 503, "unavailable")["retryable"]
         assert draining.headers["retry-after"] == "30"
         assert (await face.http.post(f"/cancel/{remote_id}")).json()["cancelled"]
@@ -306,9 +306,9 @@ def test_a_bad_archive_is_refused_and_nothing_is_kept():
         return out.getvalue()
 
     async def test(face: Face) -> None:
-        for data in (bomb(), b"no archive", b"", bomb()[:-20]):
+        for number, data in enumerate((bomb(), b"no archive", b"", bomb()[:-20]), 1):
             files = [("manifest", (None, '{"entrypoint": "x"}')), ("files", ("a.tar.gz", data))]
-            error(await face.submit(files=files), 400, "bad_archive")
+            error(await face.submit(attempt=str(number), files=files), 400, "bad_archive")
         assert await face.journal.entries() == []
         assert face.daemon.attempts.active == 0
         assert face.sandbox.runs == 0

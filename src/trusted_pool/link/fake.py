@@ -16,6 +16,7 @@ from trusted_pool.link.trouble import of_status
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import (
     GoneError,
+    LinkError,
     NotSentError,
     OpenInput,
     Order,
@@ -79,8 +80,8 @@ class Wire:
             cut.cancel()
             if not task.done():
                 task.cancel()
-                with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, PoolError):
-                    await task
+            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, PoolError, LinkError):
+                await task  # its outcome is nobody's when the caller has gone
 
 
 class FakeLink:

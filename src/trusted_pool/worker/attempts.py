@@ -19,7 +19,7 @@ from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.journal import Entry, Journal, JournalError
 from trusted_pool.ports.sandbox import Sandbox, SandboxError
-from trusted_pool.protocol.errors import ConflictError, NotFoundError, UnavailableError
+from trusted_pool.protocol.errors import ConflictError, NotFoundError, PoolError, UnavailableError
 from trusted_pool.protocol.manifest import Resolved
 from trusted_pool.worker.bell import Bell
 from trusted_pool.worker.inputs import Inputs
@@ -33,8 +33,8 @@ AGAIN_S = 1.0
 #: How long followers may be left without the news of a start, which the answer to the submit holds too: a short job's
 #: start then travels with its end, for one wake-up instead of two.
 START_NEWS_S = 0.05
-#: How many released attempts are remembered. They need not outlive the process: no connection does, so no copy of a
-#: submit can come later than that.
+#: How many released or refused attempts are remembered. They need not outlive the process: no connection does, so no
+#: copy of a submit can come later than that.
 REMEMBERED = 20_000
 #: What a submit to a draining worker is told to wait.
 DRAINING_RETRY_S = 30.0
@@ -75,7 +75,7 @@ class Attempts:
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
         self._pending: dict[Key, asyncio.Future[None]] = {}
-        self._over: OrderedDict[Key, None] = OrderedDict()  #: released; a late copy of their submit starts nothing
+        self._over: OrderedDict[Key, PoolError] = OrderedDict()  #: what late copies of a submit are answered
         self._log_bells: dict[str, Bell] = {}  #: of those that run
         self._ringing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
@@ -150,7 +150,7 @@ class Attempts:
         Of two submits of one attempt the second waits for what becomes of the first.
 
         Raises:
-            ConflictError: this attempt was here and was released.
+            PoolError: this attempt was refused before, with this error; or it was released, 410.
             UnavailableError: draining.
             BusyError: no slot is free.
         """
@@ -160,9 +160,13 @@ class Attempts:
         if remote_id is not None:
             return Admission(key, known=self._entries[remote_id])
         if key in self._over:
-            raise ConflictError("this attempt is over and was released here", code="attempt_over")
-        self._refuse_when_draining()
-        slot = self._slots.take()
+            raise self._over[key]
+        try:
+            self._refuse_when_draining()
+            slot = self._slots.take()
+        except PoolError as error:
+            self.refuse(key, error)
+            raise
         self._pending[key] = asyncio.get_running_loop().create_future()
         return Admission(key, slot)
 
@@ -220,6 +224,16 @@ class Attempts:
             admission.slot = None
             self._settle(admission.key)
             self.bell.ring()
+
+    def refuse(self, key: Key, error: PoolError) -> None:
+        """Remember a refusal. The pool goes on to another attempt then, so a late copy must not start this one."""
+        if error.status < 500 or isinstance(error, UnavailableError):  # noqa: PLR2004 - other 5xx are no refusals
+            self._is_over(key, error)
+
+    def _is_over(self, key: Key, error: PoolError) -> None:
+        self._over[key] = error
+        if len(self._over) > REMEMBERED:
+            self._over.popitem(last=False)
 
     def _settle(self, key: Key) -> None:
         self._pending.pop(key).set_result(None)
@@ -317,9 +331,8 @@ class Attempts:
         await self.journal.delete(remote_id)
         if self._entries.pop(remote_id, None) is not None:
             self._by_key.pop(_key(entry), None)
-            self._over[_key(entry)] = None
-            if len(self._over) > REMEMBERED:
-                self._over.popitem(last=False)
+            over = ConflictError("this attempt is over and was released here", code="attempt_over", status=410)
+            self._is_over(_key(entry), over)
         if not self._entries:
             self.bell.ring()  # a drained worker waits for this
         try:

@@ -10,7 +10,13 @@ from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.ports.blobs import BlobsError, BlobsFullError
 from trusted_pool.ports.journal import Entry
 from trusted_pool.protocol import archive, manifest
-from trusted_pool.protocol.errors import BadManifestError, BadRequestError, StorageFullError, UnavailableError
+from trusted_pool.protocol.errors import (
+    BadManifestError,
+    BadRequestError,
+    PoolError,
+    StorageFullError,
+    UnavailableError,
+)
 from trusted_pool.protocol.manifest import Resolved
 from trusted_pool.worker.attempts import Admission, Attempts
 from trusted_pool.worker.inputs import Inputs, Upload
@@ -51,8 +57,12 @@ class Intake:
         received: list[tuple[Upload, InputFile]] = []
         try:
             raw = await self._receive(parts, received)
-            resolved = await _resolve(raw, received)
-            return await self._accept(admission, raw, resolved, received)
+            try:
+                resolved = await _resolve(raw, received)
+                return await self._accept(admission, raw, resolved, received)
+            except PoolError as error:
+                self._attempts.refuse(admission.key, error)
+                raise
         except BlobsFullError:
             raise StorageFullError("the worker's disk is full", hint="the worker's operator must free space") from None
         except BlobsError as error:

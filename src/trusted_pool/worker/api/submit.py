@@ -7,9 +7,9 @@ from contextlib import aclosing
 
 from litestar import post
 
-from trusted_pool.ports.journal import Entry
+from trusted_pool.ports.journal import Entry, JournalError
 from trusted_pool.protocol import form
-from trusted_pool.protocol.errors import BadRequestError, PoolError
+from trusted_pool.protocol.errors import BadRequestError, PoolError, UnavailableError
 from trusted_pool.protocol.manifest import MAX_BYTES
 from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, AcceptedAnswer
 from trusted_pool.worker.api.asked import Asked, TheDaemon, check_epoch, number_in
@@ -33,7 +33,12 @@ class TooSlowError(PoolError):
 async def submit(request: Asked, daemon: TheDaemon) -> AcceptedAnswer:
     """Take an attempt durably and start it; the same attempt again gets the same answer and no second run."""
     key = _said(request)
-    await check_epoch(request, daemon)
+    try:
+        await check_epoch(request, daemon)
+    except JournalError as error:
+        refusal = UnavailableError(f"the worker's journal failed: {error}", hint="see the worker's log")
+        daemon.attempts.refuse(key, refusal)
+        raise refusal from error
     admission = await daemon.attempts.admit(key)
     if admission.known is not None:
         return _answer(admission.known)

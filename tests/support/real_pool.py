@@ -305,7 +305,7 @@ class RealPool:
     def until_state(self, job_id: str, *states: str) -> dict[str, Any]:
         """Wait until a job is in one of these states and return its status."""
         end = time.monotonic() + PATIENCE_S
-        while (status := self.status(job_id, 5.0))["state"] not in states:
+        while (status := self.status(job_id, 0.2))["state"] not in states:  # it may be in one already, for long
             assert status["completed_at"] is None, status
             assert time.monotonic() < end, status
         return status

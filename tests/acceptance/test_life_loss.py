@@ -1,0 +1,272 @@
+"""The life of a job when its worker falls silent, dies, starves, is drained or is restarted."""
+
+import signal
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from support.real_pool import RealPool, run_tpool, until
+from support.traces import (
+    LASTS,
+    SHORT,
+    accepted_results,
+    health_of,
+    history,
+    journal_of,
+    kinds,
+    runs_ended,
+    spent,
+    tpool,
+    until_released,
+    worker_of,
+)
+
+pytestmark = pytest.mark.usefixtures("bwrap")
+
+OPTIONS = ("--check-interval", "1s", "--grace", "4s")
+SMALL = {"memory_mb": 64}
+
+
+def placed_on(pool: RealPool, number: int) -> None:
+    """Let only the worker of this number have new jobs."""
+    for n, worker in enumerate(pool.workers):
+        verb = "uncordon" if n == number else "cordon"
+        name = worker.worker_id.replace("+", "-").replace("/", "_")
+        assert pool.http.post(f"/workers/{name}/{verb}").status_code == 200
+
+
+@pytest.mark.timeout(120)
+def test_a_worker_that_is_silent_for_less_than_the_grace_keeps_its_jobs(tmp_path: Path):
+    options = ("--check-interval", "1s", "--grace", "10s")
+    with RealPool(tmp_path, [2, 2], options=options) as pool:
+        silent = pool.workers[0]
+        placed_on(pool, 0)
+        runs_on = pool.submit(LASTS, {**SMALL, "args": ["10", "0"]})
+        ends_meanwhile = pool.submit(LASTS, {**SMALL, "args": ["1", "0"]})
+        for job_id in (runs_on, ends_meanwhile):
+            pool.until_state(job_id, "running")
+        silent.send(signal.SIGSTOP)
+        placed_on(pool, 1)
+        try:
+            until(lambda: health_of(pool, silent) == "suspect", "a suspect worker")
+            for job_id in (runs_on, ends_meanwhile):
+                status = pool.status(job_id)
+                assert (status["state"], status["worker_id"]) == ("running", silent.worker_id)
+        finally:
+            silent.send(signal.SIGCONT)
+        for job_id in (runs_on, ends_meanwhile):
+            status = pool.wait(job_id)
+            assert (status["state"], len(status["attempts"])) == ("completed", 1), status
+            assert pool.outputs(job_id)["attempt.txt"] == b"1"
+        assert health_of(pool, silent) == "healthy"
+        assert dict(runs_ended(pool)) == {runs_on: 1, ends_meanwhile: 1}
+        until_released(pool)
+
+
+@pytest.mark.timeout(150)
+def test_after_the_grace_the_policy_decides_and_what_comes_late_is_evidence(tmp_path: Path):
+    def submit(policy: str, max_attempts: int, *seconds: str) -> str:
+        retry = {"on_worker_loss": policy, "max_attempts": max_attempts}
+        return pool.submit(LASTS, {**SMALL, "retry": retry, "args": list(seconds)})
+
+    with RealPool(tmp_path, [6, 6], options=OPTIONS) as pool:
+        silent, other = pool.workers
+        placed_on(pool, 0)
+        ends_late = submit("retry", 3, "4", "0")
+        runs_still = submit("retry", 3, "120", "0")
+        once = submit("retry", 1, "120", "0")
+        fails = submit("fail", 3, "120", "0")
+        held = submit("hold", 3, "4", "0")
+        held_on = submit("hold", 3, "20", "0")
+        jobs = [ends_late, runs_still, once, fails, held, held_on]
+        for job_id in jobs:
+            pool.until_state(job_id, "running")
+        silent.send(signal.SIGSTOP)
+        placed_on(pool, 1)
+        try:
+            for job_id in (ends_late, runs_still):
+                status = pool.wait(job_id)
+                assert (status["state"], status["worker_id"]) == ("completed", other.worker_id), status
+                assert [a["state"] for a in status["attempts"]] == ["lost", "collected"]
+                assert pool.http.get(f"/logs/{job_id}/stdout").text == "attempt 2\n"
+            for job_id in (once, fails):
+                answer = tpool(pool, "wait", job_id, code=125)["job"]
+                assert (answer["state"], answer["reason"], answer["fault"]) == ("failed", "worker_lost", "worker")
+                assert answer["retryable"]
+                assert len(answer["attempts"]) == 1
+                record = tpool(pool, "explain", job_id)["explain"]
+                assert "rerun" in record["hint"]
+                assert record["failure"]["worker_last_answer_at"] < answer["completed_at"]
+            for job_id in (held, held_on):
+                status = until(lambda job_id=job_id: (s := pool.status(job_id))["reason"] == "worker_lost" and s, "hold")
+                assert (status["state"], status["worker_id"]) == ("running", silent.worker_id)
+                assert "silent" in tpool(pool, "explain", job_id)["explain"]["message"]
+            assert worker_of(pool, silent)["health"] == "lost"
+            again = tpool(pool, "rerun", fails)["job_id"]
+            assert pool.status(again)["rerun_of"] == fails
+        finally:
+            silent.send(signal.SIGCONT)
+        pool.until_healthy(2)
+        until(lambda: pool.status(held_on)["reason"] is None, "a held job whose worker is back goes on")
+        for job_id in (held, held_on):
+            status = pool.wait(job_id)
+            assert (status["state"], len(status["attempts"])) == ("completed", 1), status
+            assert len(kinds(pool, job_id, "Held")) == 1, "said once, not with each check"
+        late = until(lambda: kinds(pool, ends_late, "Stale"), "the late result as evidence")
+        assert late == [("Stale", 1)]
+        seen = next(e["data"] for e in history(pool, ends_late) if e["kind"] == "Stale")
+        assert (seen["what"], seen["worker_id"]) == ("EndedEvent", silent.worker_id)
+        assert "attempt.txt" in seen["outputs"]
+        assert pool.outputs(ends_late)["attempt.txt"] == b"2"
+        until(lambda: not journal_of(pool, silent), "the worker to have ended what nobody wants", 30)
+        assert kinds(pool, runs_still, "Collected") == [("Collected", 2)]
+        assert kinds(pool, once, "Placed") == [("Placed", 1)]
+        until_released(pool)
+        tpool(pool, "cancel", again)
+        until_released(pool)
+        assert runs_ended(pool)[once] == 1, "started a second time"
+        assert pool.status(once)["state"] == "failed"
+        pool.coordinator.stop()
+        assert accepted_results(pool)[ends_late] == accepted_results(pool)[runs_still] == 1
+
+
+HUNGRY = b"""
+import os
+if os.fork() == 0:
+    while True:
+        if os.fork() == 0:
+            break
+    while True:
+        pass
+held = []
+while True:
+    held.append(bytearray(b"x" * 2**20))
+"""
+BUSY = b"""
+import multiprocessing, time
+def spin():
+    end = time.monotonic() + 9
+    held = bytearray(b"x" * 200 * 2**20)
+    while time.monotonic() < end:
+        held[:2**20] = bytes(2**20)
+if __name__ == "__main__":
+    for _ in range(8):
+        multiprocessing.Process(target=spin).start()
+"""
+
+
+@pytest.mark.timeout(120)
+def test_a_job_that_starves_the_machine_does_not_silence_its_worker(tmp_path: Path):
+    with RealPool(tmp_path, [2], options=("--check-interval", "500ms", "--grace", "30s")) as pool:
+        busy = pool.submit({"main.py": BUSY}, {"memory_mb": 400, "timeout": 20})
+        hungry = pool.submit({"main.py": HUNGRY}, {"memory_mb": 200, "timeout": 8})
+        seen = set()
+        while not (pool.status(busy, 1.0)["completed_at"] and pool.status(hungry)["completed_at"]):
+            seen.add(health_of(pool, pool.workers[0]))
+        assert seen == {"healthy"}, seen
+        for job_id in (busy, hungry):
+            assert len(pool.status(job_id)["attempts"]) == 1
+        assert pool.status(hungry)["fault"] == "limit", pool.status(hungry)
+        assert "Health check failed" not in pool.coordinator.log
+        assert "does not answer" not in pool.coordinator.log
+
+
+@pytest.mark.timeout(120)
+def test_a_job_that_brings_its_worker_down_stops_after_max_attempts(tmp_path: Path):
+    with RealPool(tmp_path, [1], options=OPTIONS) as pool:
+        (worker,) = pool.workers
+        job_id = pool.submit(LASTS, {**SMALL, "args": ["60", "60"], "retry": {"max_attempts": 3}})
+        for attempt in (1, 2, 3):
+
+            def runs(attempt: int = attempt) -> bool:
+                status = pool.status(job_id, 1.0)
+                assert len(status["attempts"]) <= attempt
+                return status["state"] == "running" and len(status["attempts"]) == attempt
+
+            until(runs, f"attempt {attempt}")
+            worker.kill9()
+            worker.start()
+        answer = tpool(pool, "wait", job_id, code=125)["job"]
+        assert (answer["state"], answer["fault"], answer["retryable"]) == ("failed", "worker", True)
+        assert answer["reason"] in ("interrupted", "worker_lost")
+        assert [a["number"] for a in answer["attempts"]] == [1, 2, 3]
+        record = tpool(pool, "explain", job_id)["explain"]["failure"]
+        assert record["retryable"]
+        assert len(record["words"]) == 3, "each worker's words"
+        assert kinds(pool, job_id, "Placed") == [("Placed", 1), ("Placed", 2), ("Placed", 3)]
+        pool.until_healthy(1)
+        until_released(pool)
+        assert pool.wait(pool.submit(SHORT, SMALL))["state"] == "completed", "the worker takes other jobs"
+
+
+@pytest.mark.timeout(150)
+def test_a_rolling_restart_of_all_workers_loses_nothing_and_spends_nothing(tmp_path: Path):
+    with RealPool(tmp_path, [2, 2]) as pool:
+        program = {"main.py": b"import time; time.sleep(0.15); print('done')"}
+        jobs: list[str] = []
+
+        def submit_all() -> None:
+            for _ in range(100):
+                jobs.append(pool.submit(program, SMALL))
+                threading.Event().wait(0.05)
+
+        with ThreadPoolExecutor(1) as threads:
+            submitting = threads.submit(submit_all)
+            for worker in pool.workers:
+                until(lambda worker=worker: worker_of(pool, worker)["active_jobs"] > 0, "a worker with jobs")
+                worker.send(signal.SIGTERM)
+                assert worker.wait(30) == 0, worker.log
+                worker.start()
+                pool.until_healthy(2)
+            submitting.result()
+        for job_id in jobs:
+            status = pool.wait(job_id)
+            assert status["state"] == "completed", status
+            assert spent(status) == 1, status
+        assert runs_ended(pool) == dict.fromkeys(jobs, 1)
+        until_released(pool)
+        pool.coordinator.stop()
+        assert accepted_results(pool) == dict.fromkeys(jobs, 1)
+
+
+@pytest.mark.timeout(120)
+def test_a_drain_lets_jobs_finish_until_its_deadline_and_is_kept_over_restarts(tmp_path: Path):
+    with RealPool(tmp_path, [2, 2]) as pool:
+        drained, other = pool.workers
+        placed_on(pool, 0)
+        short = pool.submit(LASTS, {**SMALL, "args": ["2", "0"]})
+        long = pool.submit(LASTS, {**SMALL, "args": ["120", "0"]})
+        for job_id in (short, long):
+            pool.until_state(job_id, "running")
+        answer = tpool(pool, "workers", "drain", drained.worker_id[:10], "--deadline", "8s")["worker"]
+        assert (answer["duty"], answer["drained"]) == ("draining", False)
+        assert answer["drain_by"] == pytest.approx(time.time() + 8, abs=5)  # noqa: TID251 - the daemons' clock
+        pool.coordinator.kill9()
+        pool.coordinator.start()
+        pool.until_up()
+        pool.until_healthy(2)
+        listed = {w["worker_id"]: w for w in tpool(pool, "workers", "list")["workers"]}
+        assert (listed[drained.worker_id]["duty"], listed[other.worker_id]["duty"]) == ("draining", "cordoned")
+        waits = pool.submit(SHORT, SMALL)
+        explained = tpool(pool, "explain", waits)["explain"]
+        assert explained["verdict"] == "waits"
+        assert all("duty" in [o["code"] for o in w["obstacles"]] for w in explained["workers"]), explained
+        status = pool.wait(short)
+        assert (status["state"], status["worker_id"], len(status["attempts"])) == ("completed", drained.worker_id, 1)
+        tpool(pool, "workers", "uncordon", other.worker_id)
+        assert pool.wait(waits)["worker_id"] == other.worker_id
+        status = pool.wait(long)
+        assert (status["state"], status["worker_id"]) == ("completed", other.worker_id)
+        assert [e["data"]["reason"] for e in history(pool, long) if e["kind"] == "Interrupted"] == ["drained"]
+        until(lambda: worker_of(pool, drained)["drained"], "a drained worker")
+        until_released(pool)
+        drained.kill9()
+        drained.start()
+        pool.until_healthy(2)
+        assert worker_of(pool, drained)["duty"] == "draining", "kept over the worker's restart"
+        answer = tpool(pool, "workers", "uncordon", drained.worker_id)["worker"]
+        assert (answer["duty"], answer["drain_by"]) == ("active", None)
+        assert run_tpool("workers", "drain", "nobody", "--addr", pool.url).returncode != 0

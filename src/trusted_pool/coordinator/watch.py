@@ -20,6 +20,7 @@ from trusted_pool.protocol.messages import EndedEvent, HealthAnswer, Heartbeat, 
 
 _log = logging.getLogger(__name__)
 
+MIN_CHECK_S = 1.0  #: the least time that a worker has to answer a check
 EVENTS_PAUSE_S = 0.5
 EVENTS_PAUSE_MAX_S = 5.0
 AT_ONCE = 256  #: events of one worker that are being applied at the same time
@@ -98,19 +99,24 @@ class Watcher:
 
     async def _check(self) -> None:
         try:
-            answer = await self._member.link.health()
+            # A short grace would be long over when a call's own time is: it is given up earlier then.
+            async with asyncio.timeout(max(MIN_CHECK_S, self._grace_s / 2)):
+                answer = await self._member.link.health()
             _recognise(answer, self._worker.worker_id)
-        except LinkError as error:
+        except (LinkError, TimeoutError) as error:
             before = self._worker  # as it is now: an operator may have cordoned it while it was asked
-            after = silent(before, str(error), self._grace_s, self._clock.now())
+            words = str(error) or "no answer to a health check in time"
+            after = silent(before, words, self._grace_s, self._clock.now())
             if before.health is not after.health or before.words != after.words:
-                _log.warning("Health check failed for %s: %s", short(before.worker_id), error)
+                _log.warning("Health check failed for %s: %s", short(before.worker_id), words)
             self._set(after)
             if after.health is WorkerHealth.LOST:
                 await self._lost(first=before.health is not WorkerHealth.LOST)
         else:
             before = self._worker
             after = heard(before, answer.capacity, answer.version, self._clock.now(), leaving=answer.draining)
+            if before.health is not WorkerHealth.HEALTHY or (before.leaving and not after.leaving):
+                self._member.full_until = 0.0  # "later" was said before it went away
             self._set(after)
             if before.health is not WorkerHealth.HEALTHY:
                 _log.info("Worker %s is healthy", short(before.worker_id))

@@ -8,6 +8,7 @@ from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.care_routes import care_routes
+from trusted_pool.web.direct import DirectSubmit
 from trusted_pool.web.failures import HANDLERS
 from trusted_pool.web.job_routes import job_routes
 from trusted_pool.web.log_routes import log_routes
@@ -35,4 +36,6 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         request_max_body_size=None,  # uploads are streamed, and capped where they are read
         logging_config=None,
     )
-    return BrowserGuard(Counted(litestar, metrics), loopback_only=loopback_only)
+    return BrowserGuard(
+        Counted(DirectSubmit(litestar, coordinator), litestar.routes, metrics), loopback_only=loopback_only
+    )

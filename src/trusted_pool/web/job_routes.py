@@ -15,11 +15,11 @@ from trusted_pool.protocol.answers import CancelAnswer, DryRunAnswer, JobsAnswer
 from trusted_pool.protocol.errors import BadRequestError
 from trusted_pool.protocol.manifest import canonical
 from trusted_pool.web.caller import caller_of
+from trusted_pool.web.direct import SUBMIT, failure_of, said, submitted
 from trusted_pool.web.upload import receive
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 1000
-MAX_KEY = 255
 
 #: The answer is one of two, so the type that documents it stands here.
 _SUBMIT = {200: ResponseSpec(SubmitAnswer, description="The job is kept durably; with dry_run, a verdict")}
@@ -30,28 +30,27 @@ Req = Request[Any, Any, Any]
 def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @post("/submit", status_code=200, summary="Submit a job", responses=_SUBMIT)
+    @post(SUBMIT, status_code=200, summary="Submit a job", responses=_SUBMIT)
     async def submit(request: Req, dry_run: bool = False) -> Response[Any]:
         """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
-        key = request.headers.get("idempotency-key")
-        if key is not None and not 0 < len(key) <= MAX_KEY:
-            raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY} characters")
-        content_type = request.headers.get("content-type", "")
+        if (failure := failure_of(request)) is not None:
+            raise failure
+        if not dry_run:
+            job = await submitted(request, request.stream(), coordinator)
+            return Response(SubmitAnswer(job_id=job.job_id, status=job.state))
+        content_type, _ = said(request)
         received = await receive(content_type, request.stream(), coordinator.contents)
-        if dry_run:
-            resolved, wants = await coordinator.submit.dry_run(received.manifest, received.files)
-            verdict, message, workers = coordinator.explain.prospect(wants)
-            return Response(
-                DryRunAnswer(
-                    admitted=verdict != "impossible",
-                    verdict=verdict,
-                    message=message,
-                    workers=workers,
-                    manifest=msgspec.json.decode(canonical(resolved)),
-                )
+        resolved, wants = await coordinator.submit.dry_run(received.manifest, received.files)
+        verdict, message, workers = coordinator.explain.prospect(wants)
+        return Response(
+            DryRunAnswer(
+                admitted=verdict != "impossible",
+                verdict=verdict,
+                message=message,
+                workers=workers,
+                manifest=msgspec.json.decode(canonical(resolved)),
             )
-        job = await coordinator.submit(caller_of(request).owner, received.manifest, received.files, key)
-        return Response(SubmitAnswer(job_id=job.job_id, status=job.state))
+        )
 
     @get("/status/{job_id:str}", summary="All that is known of a job")
     async def status(

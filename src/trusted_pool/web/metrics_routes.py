@@ -1,22 +1,23 @@
 """`GET /metrics`, and the layer that counts requests for it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
-from litestar import Litestar, Response, get
+from litestar import Response, get
 from litestar.enums import ScopeType
 from litestar.exceptions import HTTPException
 from litestar.handlers import HTTPRouteHandler
+from litestar.routes import BaseRoute
 from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
 from trusted_pool.coordinator.metrics import CONTENT_TYPE, Metrics
 from trusted_pool.ports.blobs import BlobsError, BlobsFullError
 from trusted_pool.ports.store import StoreError, StoreFullError
 from trusted_pool.protocol.errors import PoolError, StorageFullError, UnavailableError
+from trusted_pool.web.direct import SUBMIT
 
 #: Requests that no route takes count as one: their paths are a stranger's words.
 UNKNOWN = "unknown"
-SUBMIT = "/submit"
 
 
 def metrics_routes(metrics: Metrics) -> list[HTTPRouteHandler]:
@@ -58,10 +59,10 @@ def on_failure(metrics: Metrics) -> Callable[[Exception, Scope], None]:
 class Counted:
     """An ASGI layer that counts every answer by its route."""
 
-    def __init__(self, app: Litestar, metrics: Metrics) -> None:
-        self._app: ASGIApp = app
+    def __init__(self, app: ASGIApp, routes: Iterable[BaseRoute], metrics: Metrics) -> None:
+        self._app = app
         self._metrics = metrics
-        for route in app.routes:
+        for route in routes:
             metrics.serve(route.path_format)
         metrics.serve(UNKNOWN)
 

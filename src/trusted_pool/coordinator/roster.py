@@ -68,6 +68,12 @@ class Roster:
         self.on_change()
         return new, retired
 
+    def follow(self, worker: Worker) -> Member:
+        """Take up a worker that was removed from the allowlist and still has jobs."""
+        member = self.members[worker.worker_id] = Member(_unheard(worker), self._link_to(worker))
+        member.retired = True
+        return member
+
     def listed(self) -> list[Member]:
         """Return the members that the allowlist holds."""
         return [m for m in self.members.values() if not m.retired]
@@ -141,6 +147,8 @@ def _merge(entry: Worker, old: Worker | None) -> Worker:
 
 def _forgotten(old: Worker | None) -> Worker | None:
     """Keep what a worker offered, not how it was: that is found out anew."""
-    if old is None:
-        return None
-    return msgspec.structs.replace(old, health=WorkerHealth.UNKNOWN, words="", silent_since=None)
+    return None if old is None else _unheard(old)
+
+
+def _unheard(worker: Worker) -> Worker:
+    return msgspec.structs.replace(worker, health=WorkerHealth.UNKNOWN, words="", silent_since=None)

@@ -27,7 +27,7 @@ from trusted_pool.core.worker import Worker
 from trusted_pool.ports.blobs import Blobs
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import LinkTo
-from trusted_pool.ports.store import Store, Unit
+from trusted_pool.ports.store import Store, Unit, Versioned
 
 _log = logging.getLogger(__name__)
 
@@ -115,12 +115,21 @@ class Coordinator:
             _log.info("Removed %d unfinished uploads", swept)
         rows = await self._store.open_jobs()  # before anybody changes them
         self._sender.inherit(row.job for row in rows)
-        await self.reload(allowlist)
+        listed = list(allowlist)
+        await self._follow_removed(rows, {worker.worker_id for worker in listed})
+        await self.reload(listed)
         for row in rows:
             self.roster.account(None, row.job)
         self._set_paused(paused=(await self._store.settings()).get(PAUSED) is not None)
         self.duties.take_up()
         self._tasks.spawn(self._dispatcher.run(), "dispatcher")
+
+    async def _follow_removed(self, rows: Iterable[Versioned], listed: set[str]) -> None:
+        """Watch the workers that are not listed any more and still have jobs: what runs there goes on, or is lost."""
+        assigned = {row.job.assigned_to for row in rows} - listed
+        for worker in await self._store.workers():
+            if worker.worker_id in assigned:
+                await self._watch(self.roster.follow(worker))
 
     async def reload(self, allowlist: Iterable[Worker]) -> None:
         """Make an allowlist true; what runs goes on."""

@@ -31,6 +31,7 @@ from trusted_pool.ports.link import (
 _log = logging.getLogger(__name__)
 
 FULL_S = 1.0
+REMOVED = "its worker is not listed any more"
 GONE = 410  #: what a worker answers to a submit of an attempt that it had and released
 
 
@@ -75,13 +76,21 @@ class Sender:
         """
         attempt = job.attempts[-1]
         member = self._roster.members.get(attempt.worker_id)
+        if member is not None and member.retired:
+            later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
+            # It may be on its way there still, so that the attempt counts.
+            await self._apply(job, h.Interrupted(attempt=attempt.number, words=REMOVED, not_before=later))
+            return
         if member is None or member.worker.proven or (job.job_id, attempt.number) not in self._in_doubt:
             await self.send(job)
             return
         if job.reason is Reason.WORKER_LOST:
             return  # held: that was said already
+        await self._apply(job, self._reply_lost(job, attempt.number))
+
+    async def _apply(self, job: Job, happening: h.OfAttempt) -> None:
         try:
-            await self._jobs.apply(job.job_id, self._reply_lost(job, attempt.number))
+            await self._jobs.apply(job.job_id, happening)
         except IllegalTransitionError as error:
             _log.info("Job %s moved on: %s", job.job_id, error)
 
@@ -100,6 +109,9 @@ class Sender:
         key = (job.job_id, attempt.number)
         member = self._roster.members.get(attempt.worker_id)
         if key in self._sending or member is None:
+            return
+        if member.retired:  # since it was placed
+            await self._apply(job, h.NotSent(attempt=attempt.number, words=REMOVED, not_before=0.0))
             return
         self._sending.add(key)
         try:

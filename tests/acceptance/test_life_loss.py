@@ -80,7 +80,7 @@ def test_after_the_grace_the_policy_decides_and_what_comes_late_is_evidence(tmp_
         once = submit("retry", 1, "120", "0")
         fails = submit("fail", 3, "120", "0")
         held = submit("hold", 3, "4", "0")
-        held_on = submit("hold", 3, "20", "0")
+        held_on = submit("hold", 3, "30", "0")
         jobs = [ends_late, runs_still, once, fails, held, held_on]
         for job_id in jobs:
             pool.until_state(job_id, "running")
@@ -110,7 +110,8 @@ def test_after_the_grace_the_policy_decides_and_what_comes_late_is_evidence(tmp_
         finally:
             silent.send(signal.SIGCONT)
         pool.until_healthy(2)
-        until(lambda: pool.status(held_on)["reason"] is None, "a held job whose worker is back goes on")
+        status = until(lambda: (s := pool.status(held_on))["reason"] is None and s, "a held job that goes on")
+        assert (status["state"], status["detail"]) == ("running", "")
         for job_id in (held, held_on):
             status = pool.wait(job_id)
             assert (status["state"], len(status["attempts"])) == ("completed", 1), status
@@ -124,7 +125,6 @@ def test_after_the_grace_the_policy_decides_and_what_comes_late_is_evidence(tmp_
         until(lambda: not journal_of(pool, silent), "the worker to have ended what nobody wants", 30)
         assert kinds(pool, runs_still, "Collected") == [("Collected", 2)]
         assert kinds(pool, once, "Placed") == [("Placed", 1)]
-        until_released(pool)
         tpool(pool, "cancel", again)
         until_released(pool)
         assert runs_ended(pool)[once] == 1, "started a second time"

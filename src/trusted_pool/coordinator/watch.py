@@ -150,6 +150,7 @@ class Watcher:
 
     async def _lost(self, *, first: bool) -> None:
         """Let every job that is assigned there go the way of its policy."""
+        self._doubt = True  # its event stream may have outlived the silence, and would not tell what is unwanted now
         if first:
             _log.warning("Worker %s is lost: silent for %.0f s", short(self._worker.worker_id), self._grace_s)
         for row in await self._store.open_jobs(self._worker.worker_id):

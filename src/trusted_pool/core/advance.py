@@ -111,7 +111,8 @@ def _of_attempt(job: Job, event: h.OfAttempt, now: float) -> Job:
         error = StaleAttemptError if attempt.closed else IllegalTransitionError
         raise error(f"{kind} cannot happen to an attempt that is {attempt.state}")
     after = _attempt_after(attempt, event, new_state, now)
-    if after == attempt and not isinstance(event, h.Held):
+    # A hold is said once; and any word of the attempt after it says that the worker is back.
+    if after == attempt and isinstance(event, h.Held) == (job.reason is Reason.WORKER_LOST):
         return job
     move, reason, words = _decide(job, attempt, event)
     state = _to(job, move)

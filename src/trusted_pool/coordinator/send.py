@@ -82,7 +82,9 @@ class Sender:
             await self._apply(job, h.Interrupted(attempt=attempt.number, words=REMOVED, not_before=later))
             return
         if member is None or member.worker.proven or (job.job_id, attempt.number) not in self._in_doubt:
-            await self.send(job)
+            job = await self._jobs.get(job.job_id)  # its worker may have told of it meanwhile
+            if job.attempts[-1].number == attempt.number and job.attempts[-1].state is AttemptState.DISPATCHING:
+                await self.send(job, again=True)
             return
         if job.reason is Reason.WORKER_LOST:
             return  # held: that was said already
@@ -103,8 +105,11 @@ class Sender:
         later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
         return h.Interrupted(attempt=number, words=words, not_before=later, reason=Reason.WORKER_LOST)
 
-    async def send(self, job: Job) -> None:
-        """Send the job's newest attempt to its worker and commit what the answer means."""
+    async def send(self, job: Job, *, again: bool = False) -> None:
+        """Send the job's newest attempt to its worker and commit what the answer means.
+
+        `again`: it was sent before, and nobody knows what became of that.
+        """
         attempt = job.attempts[-1]
         key = (job.job_id, attempt.number)
         member = self._roster.members.get(attempt.worker_id)
@@ -115,20 +120,20 @@ class Sender:
             return
         self._sending.add(key)
         try:
-            happenings = await self._ask(job, attempt)
-        finally:
-            self._sending.discard(key)
-        if not happenings:
-            return
-        try:
+            happenings = await self._ask(job, attempt, again=again)
+            if not happenings:
+                return
+            # Nobody may send it again before this is kept: what was not sent would have been sent by then.
             after = await self._jobs.apply(job.job_id, *happenings)
         except IllegalTransitionError as error:
             _log.info("The answer for job %s attempt %d came too late: %s", job.job_id, attempt.number, error)
             return
+        finally:
+            self._sending.discard(key)
         if after.cancel_requested_at is not None and after.holds_slot:
             await self.cancel(after)
 
-    async def _ask(self, job: Job, attempt: Attempt) -> list[h.Happening]:
+    async def _ask(self, job: Job, attempt: Attempt, *, again: bool) -> list[h.Happening]:
         number, worker_id = attempt.number, attempt.worker_id
         link = self._roster.members[worker_id].link
         order = _order(job, attempt)
@@ -137,6 +142,8 @@ class Sender:
             answer = await link.submit(order, self._contents.open_input)
         except NotSentError as error:
             self.on_trouble(worker_id, str(error))
+            if again:
+                return []  # whether an earlier sending arrived is not known: it stays assigned
             later = now() + backoff_s(job.backoffs, self._dice.jitter())
             return [h.NotSent(attempt=number, words=str(error), not_before=later)]
         except FullError as error:
@@ -161,7 +168,10 @@ class Sender:
         except BlobsError as error:
             _log.error("The files of job %s cannot be read: %s", job.job_id, error)
             later = now() + backoff_s(job.backoffs, self._dice.jitter())
-            return [h.NotSent(attempt=number, words=f"its files cannot be read: {error}", not_before=later)]
+            words = f"its files cannot be read: {error}"
+            if again:
+                return [h.Interrupted(attempt=number, words=words, not_before=later)]
+            return [h.NotSent(attempt=number, words=words, not_before=later)]
         _log.info("Dispatched job %s to %s (remote: %s)", job.job_id, short(worker_id), answer.job_id)
         out: list[h.Happening] = [h.Accepted(attempt=number, remote_id=answer.job_id)]
         if answer.started_at is not None:

@@ -63,7 +63,7 @@ def examine(path: Path, *, thoroughly: bool) -> Kept:
         check = "integrity_check" if thoroughly else "quick_check"
         found = [row[0] for row in connection.execute(f"PRAGMA {check}(3)")]
         if found != ["ok"]:
-            raise damaged(path, "; ".join(found))
+            raise damaged(path, " ".join("; ".join(found).split()))
         jobs, _ = all_states(connection.execute("SELECT name, value FROM counters"))
         files = connection.execute("SELECT sha256, size FROM blobs WHERE data IS NULL AND state = 'live'")
         return Kept(jobs=jobs, blobs=dict(files))

@@ -96,8 +96,12 @@ class SandrunLink:
         if answer.worker_id != self.worker.worker_id:
             name = "nobody" if answer.worker_id is None else repr(answer.worker_id[:64])
             raise WrongIdentityError(f"what answers there calls itself {name}, not the listed worker")
-        active = len(self._memory.open())
-        return HealthAnswer(status=answer.status, worker_id=answer.worker_id, capacity=CLAIMED_OFFER, active_jobs=active)
+        return HealthAnswer(
+            status=answer.status,
+            worker_id=answer.worker_id,
+            capacity=CLAIMED_OFFER,
+            active_jobs=len(self._memory.open()),
+        )
 
     async def submit(self, order: Order, open_input: OpenInput) -> AcceptedAnswer:
         """Send an attempt, once: when its reply is lost, later calls raise UnansweredError and send nothing."""

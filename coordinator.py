@@ -1,7 +1,8 @@
 """Start a coordinator: `python coordinator.py --port 9000 --workers workers.json`.
 
-The same as `tpool coordinator --host 0.0.0.0 --anonymous --insecure-http` with the options given here: it serves every
-address of this machine, without authentication and without TLS, and says so. Options given here win.
+The same as `tpool coordinator --host 0.0.0.0 --anonymous --insecure-http --log-format plain` with the options given
+here: it serves every address of this machine, without authentication and without TLS, and says so. Options given here
+win.
 """
 
 import sys
@@ -16,7 +17,10 @@ except ModuleNotFoundError as error:
         f"coordinator.py: {error.name} is not installed; type: {sys.executable} -m pip install -r requirements.txt"
     )
 
-IMPLIED = ("--host", "0.0.0.0", "--anonymous", "--insecure-http")  # noqa: S104 - what this way of starting means
+IMPLIED = (
+    *("--host", "0.0.0.0", "--anonymous", "--insecure-http"),  # noqa: S104 - what this way of starting means
+    *("--log-format", "plain"),
+)
 
 if __name__ == "__main__":
     sys.exit(run(["coordinator", *IMPLIED, *sys.argv[1:]]))

@@ -77,7 +77,7 @@ def test_a_data_directory_that_cannot_be_written(tmp_path: Path, exists: bool):
     if os.geteuid() == 0:  # modes do not stop root, unless it has given up that privilege
         command = ["setpriv", "--bounding-set=-all", "--inh-caps=-all", *command]
     why = "not writable" if exists else "Permission denied"
-    one_line(command, 2, f"{data} cannot be used: {why}; choose another with --data")
+    one_line(command, 125, f"{data} cannot be used: {why}; choose another with --data")
 
 
 def test_a_data_directory_on_a_read_only_disk(tmp_path: Path, bwrap: str):
@@ -85,7 +85,7 @@ def test_a_data_directory_on_a_read_only_disk(tmp_path: Path, bwrap: str):
     disk.mkdir()
     command = coordinator(tmp_path / "data")
     command[-1] = disk / "data"
-    one_line([bwrap, "--dev-bind", "/", "/", "--ro-bind", disk, disk, *command], 2, "Read-only", "--data")
+    one_line([bwrap, "--dev-bind", "/", "/", "--ro-bind", disk, disk, *command], 125, "Read-only", "--data")
 
 
 def test_bubblewrap_missing(tmp_path: Path, bwrap: str):

@@ -66,7 +66,8 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
             )
             raise StartError(
                 f"--host {host} would let everybody who can reach it use the pool, unencrypted; "
-                f"if that is meant, add: {missing}"
+                f"if that is meant, add: {missing}",
+                usage=True,
             )
         options = compose.CoordinatorOptions(
             host=host,
@@ -83,7 +84,7 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
         run(compose.run_coordinator(options))
     except StartError as error:
         typer.echo(f"tpool coordinator: {error}", err=True)
-        raise typer.Exit(USAGE if "--" in str(error) else INFRASTRUCTURE) from None
+        raise typer.Exit(USAGE if error.usage else INFRASTRUCTURE) from None
 
 
 def _warn(host: str) -> None:

@@ -99,4 +99,4 @@ def worker(  # noqa: PLR0917 - one parameter for each option
         run(compose.run_worker(options))
     except StartError as error:
         typer.echo(f"tpool worker: {error}", err=True)
-        raise typer.Exit(USAGE if "--" in str(error) else INFRASTRUCTURE) from None
+        raise typer.Exit(USAGE if error.usage else INFRASTRUCTURE) from None

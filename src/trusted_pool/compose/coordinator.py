@@ -60,9 +60,9 @@ def read_allowlist(path: Path) -> list[Worker]:
         return parse(path.read_bytes(), path.name)
     except OSError as error:
         hint = f"write one, or name it with --workers; empty is {'[]'!r}"
-        raise StartError(f"the allowlist {path} cannot be read: {error.strerror}; {hint}") from None
+        raise StartError(f"the allowlist {path} cannot be read: {error.strerror}; {hint}", usage=True) from None
     except AllowlistError as error:
-        raise StartError(str(error)) from None
+        raise StartError(str(error), usage=True) from None
 
 
 async def run_coordinator(options: CoordinatorOptions) -> None:
@@ -97,6 +97,7 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
         reloading.cancel()
         with contextlib.suppress(asyncio.CancelledError):
             await reloading
+        coordinator.hang_up()
         await server.stop(8.0)
         await coordinator.stop()
         await store.close()

@@ -19,6 +19,11 @@ _T = TypeVar("_T")
 class StartError(Exception):
     """A daemon cannot start; the message is one line and says what to type."""
 
+    def __init__(self, message: str, *, usage: bool = False) -> None:
+        """`usage`: what was typed or written is wrong, not the machine."""
+        super().__init__(message)
+        self.usage = usage
+
 
 class SystemClock:
     """The machine's time."""

@@ -55,11 +55,13 @@ def worker_key(path: Path) -> Ed25519PrivateKey:
     try:
         return load_key_file(path)
     except FileNotFoundError:
-        raise StartError(f"there is no key {path}; make one: tpool worker --generate-key {path}") from None
+        raise StartError(f"there is no key {path}; make one: tpool worker --generate-key {path}", usage=True) from None
     except OSError as error:
-        raise StartError(f"the key {path} cannot be read: {error.strerror}; name another with --worker-key") from None
+        raise StartError(
+            f"the key {path} cannot be read: {error.strerror}; name another with --worker-key", usage=True
+        ) from None
     except IdentityError as error:
-        raise StartError(f"{error} (--worker-key)") from None
+        raise StartError(f"{error} (--worker-key)", usage=True) from None
 
 
 def default_data(worker_id: str) -> Path:
@@ -78,7 +80,7 @@ async def run_worker(options: WorkerOptions) -> None:
         try:
             public_bytes(pool_id)
         except IdentityError as error:
-            raise StartError(f"--pool {pool_id} is no pool id: {error}") from None
+            raise StartError(f"--pool {pool_id} is no pool id: {error}", usage=True) from None
     data = options.data or default_data(identity_of(key))
     make_directory(data, "data directory")
     try:
@@ -101,7 +103,10 @@ async def run_worker(options: WorkerOptions) -> None:
         await daemon.start()
         await server.start()
         if plain is not None:
-            await plain.start()
+            try:
+                await plain.start()
+            except ServeError as error:
+                raise StartError(str(error).replace("--port", "--metrics-port")) from None
             _log.info("Metrics are at http://127.0.0.1:%d/metrics", plain.port)
         _introduce(daemon, options, server.port)
         await daemon.wait()

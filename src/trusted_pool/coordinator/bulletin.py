@@ -15,6 +15,7 @@ class Bulletin:
     def __init__(self) -> None:
         self._listeners: list[OnChange] = []
         self._waiting: dict[str, set[asyncio.Future[None]]] = {}
+        self.closed = False
 
     def listen(self, listener: OnChange) -> None:
         """Have the listener called after every committed change."""
@@ -38,6 +39,9 @@ class Bulletin:
     def expect(self, job_id: str) -> asyncio.Future[None]:
         """Begin to wait: every change from now on is noticed by `until`."""
         future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self.closed:
+            future.cancel()
+            return future
         self._waiting.setdefault(job_id, set()).add(future)
         return future
 
@@ -48,10 +52,21 @@ class Bulletin:
                 await future
         except TimeoutError:
             return False
+        except asyncio.CancelledError:
+            if not self.closed or not future.cancelled():
+                raise
+            return False  # nobody is told any more
         else:
             return True
         finally:
             self.forget(future, job_id)
+
+    def hang_up(self) -> None:
+        """Let everybody who waits go, now and from now on: the pool is about to stop."""
+        self.closed = True
+        for waiting in self._waiting.values():
+            for future in waiting:
+                future.cancel()
 
     def forget(self, future: asyncio.Future[None], job_id: str) -> None:
         """End what `expect` began."""

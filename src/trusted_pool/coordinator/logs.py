@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
+from typing import Any
 
 import msgspec
 
@@ -43,6 +44,12 @@ class Logs:
         self._roster = roster
         self._contents = contents
         self._bulletin = bulletin
+        self._followers: set[asyncio.Task[Any]] = set()
+
+    def hang_up(self) -> None:
+        """End all streams that are followed; their readers resume elsewhere or later."""
+        for task in list(self._followers):
+            task.cancel()
 
     async def now(self, job_id: str, allowed: Allowed) -> AsyncIterator[frames.Frame]:
         """Yield the frames of the newest attempt's log as it is now. Raises NotFoundError."""
@@ -57,7 +64,11 @@ class Logs:
         A new attempt begins its log anew. Raises NotFoundError.
         """
         allowed(await self._jobs.get(job_id))
-        while True:
+        task = asyncio.current_task()
+        if task is not None:
+            self._followers.add(task)
+            task.add_done_callback(self._followers.discard)
+        while not self._bulletin.closed:
             change = self._bulletin.expect(job_id)
             try:
                 job = await self._jobs.get(job_id)

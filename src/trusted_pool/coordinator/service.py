@@ -171,6 +171,11 @@ class Coordinator:
         if watcher is not None:
             watcher[0].trouble(words)
 
+    def hang_up(self) -> None:
+        """Let the answers that take long, end: long polls and followed logs. Comes before the server stops."""
+        self.bulletin.hang_up()
+        self.logs.hang_up()
+
     async def stop(self) -> None:
         """End all work in hand. Nothing is lost by it: the store has everything. Idempotent."""
         await self._tasks.close()

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import jobs
+import queued
 import submit
 
 RESULTS = Path(__file__).parent / "results"
@@ -15,7 +16,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print, save."""
-    rows = [submit.run(), *jobs.run()]
+    rows = [submit.run(), *jobs.run(), *queued.run()]
     for row in rows:
         print(row["what"])
         print(f"    ours {row['ours']}   baseline {row['baseline']}   ratio {row['ratio']} ({row['mark']})")

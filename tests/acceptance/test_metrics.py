@@ -174,5 +174,5 @@ def test_a_port_that_is_taken_is_said_in_one_line(tmp_path: Path, measured: Meas
         "worker", "--host", "127.0.0.1", "--port", "0", "--worker-key", key, "--data", tmp_path / "data",
         "--metrics-port", port, "--allow-weaker-isolation",
     )  # fmt: skip
-    assert said.returncode == 2
-    assert f"port {port} is taken" in said.stderr
+    assert said.returncode == 125
+    assert f"port {port} is taken; choose another with --metrics-port" in said.stderr

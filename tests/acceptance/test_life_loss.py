@@ -101,7 +101,9 @@ def test_after_the_grace_the_policy_decides_and_what_comes_late_is_evidence(tmp_
                 assert "rerun" in record["hint"]
                 assert record["failure"]["worker_last_answer_at"] < answer["completed_at"]
             for job_id in (held, held_on):
-                status = until(lambda job_id=job_id: (s := pool.status(job_id))["reason"] == "worker_lost" and s, "hold")
+                status = until(
+                    lambda job_id=job_id: (s := pool.status(job_id))["reason"] == "worker_lost" and s, "hold"
+                )
                 assert (status["state"], status["worker_id"]) == ("running", silent.worker_id)
                 assert "silent" in tpool(pool, "explain", job_id)["explain"]["message"]
             assert worker_of(pool, silent)["health"] == "lost"

@@ -81,7 +81,8 @@ def kept(pool: RealPool) -> list[str]:
     """Return what workers still keep of attempts: entries, logs, files."""
     found = [f"{worker.path.stem}: {entry}" for worker in pool.workers for entry in journal_of(pool, worker)]
     for worker in pool.workers:
-        found += [str(p) for p in (pool.home / worker.path.stem).rglob("*") if p.parent.name in ("jobs", "logs")]
+        data = pool.home / worker.path.stem
+        found += [str(path) for place in ("sandbox/jobs", "journal/logs") for path in (data / place).iterdir()]
     return found
 
 

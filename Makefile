@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 ENVIRONMENT := pyproject.toml scripts/environment.sh
 # What the tests and the demo need of the distribution, as program=package.
 SANDBOX := bwrap=bubblewrap
-TESTING := $(SANDBOX) strace=strace openssl=openssl curl=curl git=git promtool=prometheus
+TESTING := $(SANDBOX) strace=strace openssl=openssl curl=curl git=git ip=iproute2 promtool=prometheus
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long check format bench lock clean

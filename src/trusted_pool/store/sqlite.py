@@ -3,7 +3,7 @@
 import asyncio
 import sqlite3
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
@@ -36,6 +36,8 @@ from trusted_pool.store.rows import all_states, data_of, job_of, place_among, re
 from trusted_pool.store.writer import Writer
 
 READING_THREADS = 2
+#: So many shapes are read in the event loop; more take a thread.
+FEW_SHAPES = 64
 T = TypeVar("T")
 
 
@@ -57,6 +59,7 @@ class SqliteStore:
         self._far: list[sqlite3.Connection] = []
         self._local = threading.local()
         self._readers = ThreadPoolExecutor(READING_THREADS, "store-reader", initializer=self._begin_reading)
+        self._shapes = 0  # when they were last counted
         self._closing: asyncio.Future[None] | None = None
         self._closed = False
 
@@ -128,13 +131,12 @@ class SqliteStore:
 
     async def shapes(self) -> list[ShapeCount]:
         """Return the shapes that have queued jobs."""
-        return await self._read(
-            lambda c: [
-                ShapeCount(shape=shape, request=request_of(request), queued=queued)
-                for shape, request, queued in c.execute(sql.SHAPES)
-            ],
-            [],
-        )
+        if self._shapes <= FEW_SHAPES:
+            found = _shape_counts(self._point(sql.SHAPES))
+        else:
+            found = await self._read(lambda c: _shape_counts(c.execute(sql.SHAPES)), [])
+        self._shapes = len(found)
+        return found
 
     async def next_due(self, now: float) -> float | None:
         """Return the earliest moment after `now` at which a queued job becomes eligible or expires, if any does."""
@@ -149,7 +151,7 @@ class SqliteStore:
 
     async def expired(self, now: float, n: int) -> list[Versioned]:
         """Load up to n queued jobs whose `expires_at` has passed."""
-        return await self._read(lambda c: _versioned(c.execute(sql.EXPIRED, (now, max(n, 0)))), [])
+        return _versioned(self._point(sql.EXPIRED, now, max(n, 0)))
 
     async def jobs(self, query: JobQuery) -> JobPage:
         """Return one page of jobs. Raises ValueError for a cursor that it did not make."""
@@ -258,6 +260,10 @@ def _shares(connection: sqlite3.Connection) -> list[Share]:
         Share(owner=owner, virtual_time=virtual_time, queued=queued)
         for owner, virtual_time, queued in connection.execute(sql.SHARES)
     ]
+
+
+def _shape_counts(rows: Iterable[tuple[str, str, int]]) -> list[ShapeCount]:
+    return [ShapeCount(shape=shape, request=request_of(request), queued=queued) for shape, request, queued in rows]
 
 
 def _versioned(rows: Sequence[tuple[str, int]] | sqlite3.Cursor) -> list[Versioned]:

@@ -1,6 +1,7 @@
 """Workers' sandboxes in processes of their own: one as root, when we are, and one as an ordinary user."""
 
 import asyncio
+import concurrent.futures.thread  # noqa: F401 - as below: asyncio imports it late
 import contextlib
 import hashlib
 import multiprocessing

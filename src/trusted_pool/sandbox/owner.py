@@ -1,14 +1,13 @@
 """The thread that touches a slot's files. It is never root."""
 
-import asyncio
 import ctypes
 import os
 import platform
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import ParamSpec, TypeVar
 
 from trusted_pool.ports.sandbox import SandboxError
+from trusted_pool.sandbox.own_thread import OwnThread
 
 P = ParamSpec("P")
 T = TypeVar("T")
@@ -48,16 +47,15 @@ class Owner:
         self._uid = uid
         self._gid = uid if gid is None else gid
         own = uid is None or uid == os.geteuid()
-        self._executor = ThreadPoolExecutor(1, f"owner-{uid}", None if own else self._become)
+        self._thread = OwnThread(f"owner-{uid}", None if own else self._become)
 
     async def call(self, function: Callable[P, T], /, *args: P.args, **kwargs: P.kwargs) -> T:
         """Run the function on the thread. A cancelled caller does not stop it."""
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, lambda: function(*args, **kwargs))
+        return await self._thread.call(lambda: function(*args, **kwargs))
 
     def close(self) -> None:
         """Let the thread end when it has done what was asked. Idempotent."""
-        self._executor.shutdown(wait=False)
+        self._thread.close()
 
     def _become(self) -> None:
         """Drop groups, then ids, then capabilities; each needs what the next one takes away."""

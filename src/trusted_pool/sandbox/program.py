@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import json
 import os
 import resource
 import signal
@@ -41,6 +40,16 @@ class Ended(msgspec.Struct, frozen=True, kw_only=True):
 
     status: int | None
     words: str = ""  #: what bubblewrap said, when the program was never started
+
+
+class _Report(msgspec.Struct, rename="kebab"):
+    """A line of bubblewrap's own."""
+
+    child_pid: int | None = None
+    exit_code: int | None = None
+
+
+_decode = msgspec.json.Decoder(_Report).decode
 
 
 class Program:
@@ -146,8 +155,10 @@ class Program:
     async def _prepare(self, launch: Launch) -> None:
         """Lay limits on the init, which its descendants are born with."""
         init = self._init.result()
-        # From the slot's thread, which is of the same user: root may be without CAP_SYS_RESOURCE in a container.
-        await self._slot.call(functools.partial(_limit, init, launch.rlimits))
+        try:
+            _limit(init, launch.rlimits)
+        except PermissionError:  # root without CAP_SYS_RESOURCE, in a container; the slot's thread is of the same user
+            await self._slot.call(functools.partial(_limit, init, launch.rlimits))
         group = self._slot.group
         if group is not None:
             if group.joins:
@@ -216,13 +227,13 @@ class Program:
         *lines, self._status_text = self._status_text.split(b"\n")
         for line in lines:
             try:
-                said = json.loads(line)
-            except ValueError:
+                said = _decode(line)
+            except msgspec.DecodeError:
                 continue
-            if not self._init.done() and isinstance(said.get("child-pid"), int):
-                self._init.set_result(said["child-pid"])
-            elif self._init.done() and isinstance(said.get("exit-code"), int):
-                self._status = said["exit-code"]
+            if not self._init.done() and said.child_pid is not None:
+                self._init.set_result(said.child_pid)
+            elif self._init.done() and said.exit_code is not None:
+                self._status = said.exit_code
 
     def kill(self) -> None:
         """Kill every process at once. What is not there yet is killed when it comes."""

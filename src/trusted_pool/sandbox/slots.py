@@ -13,7 +13,6 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
@@ -21,6 +20,7 @@ import msgspec
 
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.sandbox.cgroups import Group
+from trusted_pool.sandbox.own_thread import OwnThread
 
 _T = TypeVar("_T")
 _CLONE_NEWNS = 0x00020000
@@ -61,7 +61,7 @@ class Slot:
         self.uid = uid
         self.group = group
         self.stage: str | None = None  #: where `Bind`s are in the thread's mount namespace; None: nothing was staged
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix=f"slot-{number}")
+        self._thread = OwnThread(f"slot-{number}")
 
     async def start(self, binds: Sequence[Bind]) -> None:
         """Give everything up. Raises SandboxError."""
@@ -72,7 +72,7 @@ class Slot:
 
     async def call(self, work: Callable[[], _T]) -> _T:
         """Run something in the slot's thread."""
-        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+        return await self._thread.call(work)
 
     def _enter(self, binds: Sequence[Bind]) -> None:
         if self.group is not None:
@@ -131,6 +131,7 @@ class Slot:
 
     async def close(self) -> None:
         """End the thread, then remove the group."""
-        await asyncio.to_thread(self._thread.shutdown)
+        self._thread.close()
+        await asyncio.to_thread(self._thread.join)
         if self.group is not None:
             await asyncio.to_thread(self.group.close)

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -73,6 +73,15 @@ class Jobs:
         """Take note of a commit made elsewhere in this process, and tell."""
         self._remember(after)
         self._bulletin.publish(before, after.job)
+
+    @contextlib.contextmanager
+    def next_change(self, job_id: str) -> Iterator[asyncio.Future[None]]:
+        """Give a future that is done at the job's next change from here on."""
+        change = self._bulletin.expect(job_id)
+        try:
+            yield change
+        finally:
+            self._bulletin.forget(change, job_id)
 
     async def apply(
         self,

@@ -1,5 +1,6 @@
 """Sending a placed attempt to its worker, and what the answer means."""
 
+import asyncio
 import logging
 from collections.abc import Callable, Iterable
 
@@ -31,6 +32,8 @@ from trusted_pool.ports.link import (
 _log = logging.getLogger(__name__)
 
 FULL_S = 1.0
+#: How long the news of a start may wait for the end, as the worker has it: a short job then is one commit less.
+START_NEWS_S = 0.1
 REMOVED = "its worker is not listed any more"
 GONE = 410  #: what a worker answers to a submit of an attempt that it had and released
 
@@ -120,9 +123,14 @@ class Sender:
             return
         self._sending.add(key)
         try:
-            happenings = await self._ask(job, attempt, again=again)
-            if not happenings:
-                return
+            with self._jobs.next_change(job.job_id) as change:
+                happenings = await self._ask(job, attempt, again=again)
+                if not happenings:
+                    return
+                if any(isinstance(happening, h.Started) for happening in happenings):
+                    await asyncio.wait((change,), timeout=START_NEWS_S)
+                    if change.done() and (await self._jobs.get(job.job_id)).final:
+                        return
             # Nobody may send it again before this is kept: what was not sent would have been sent by then.
             after = await self._jobs.apply(job.job_id, *happenings)
         except IllegalTransitionError as error:

@@ -9,7 +9,7 @@ from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.care_routes import care_routes
 from trusted_pool.web.direct import DirectSubmit
-from trusted_pool.web.failures import HANDLERS
+from trusted_pool.web.failures import HANDLERS, MAX_BODY
 from trusted_pool.web.job_routes import job_routes
 from trusted_pool.web.log_routes import log_routes
 from trusted_pool.web.metrics_routes import Counted, metrics_routes, on_failure
@@ -33,7 +33,7 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         after_exception=[on_failure(metrics)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="Trusted Pool", version=__version__, path="/_openapi"),
-        request_max_body_size=None,  # uploads are streamed, and capped where they are read
+        request_max_body_size=MAX_BODY,
         logging_config=None,
     )
     return BrowserGuard(

@@ -6,13 +6,24 @@ from typing import Any
 import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
+from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
 
 from trusted_pool.core.words import Fault
 from trusted_pool.ports.blobs import BlobMissingError, BlobsError, BlobsFullError
 from trusted_pool.ports.store import StoreError, StoreFullError
-from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody, PoolError, StorageFullError, UnavailableError
+from trusted_pool.protocol.errors import (
+    ErrorAnswer,
+    ErrorBody,
+    PoolError,
+    StorageFullError,
+    TooLargeError,
+    UnavailableError,
+)
 
 _log = logging.getLogger(__name__)
+
+#: Bytes of a body at most, where it is held in memory: everywhere but for uploads, which are streamed.
+MAX_BODY = 1024 * 1024
 
 _HINTS = {
     404: "see what there is: GET /openapi.json",
@@ -49,6 +60,8 @@ def on_pool_error(_request: Request[Any, Any, Any], error: PoolError) -> Respons
 def on_http_error(_request: Request[Any, Any, Any], error: HTTPException) -> Response[bytes]:
     """Answer an error that the framework raised: no such route, wrong method, wrong parameter."""
     status = error.status_code
+    if status == HTTP_413_REQUEST_ENTITY_TOO_LARGE:
+        return answer(TooLargeError(f"the body of the request is larger than {MAX_BODY // 2**20} MiB"))
     user = 400 <= status < 500  # noqa: PLR2004 - the class of client errors
     body = ErrorBody(
         code={404: "not_found", 405: "method_not_allowed"}.get(status, "bad_request" if user else "internal"),

@@ -30,7 +30,8 @@ Req = Request[Any, Any, Any]
 def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @post(SUBMIT, status_code=200, summary="Submit a job", responses=_SUBMIT)
+    # No limit of size for the framework: uploads are streamed, and capped where they are read.
+    @post(SUBMIT, status_code=200, summary="Submit a job", responses=_SUBMIT, request_max_body_size=None)
     async def submit(request: Req, dry_run: bool = False) -> Response[Any]:
         """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
         if (failure := failure_of(request)) is not None:

@@ -523,6 +523,9 @@ def test_another_line_takes_over_what_was_sent(on: On) -> None:
         assert ended.files == {"new": b"\0\xff"}
         assert isinstance(found[gone.remote_id], InterruptedEvent)
         assert len(bench.worker.submits) == 1
+        await bench.link.adopt([there], open_input)
+        states = {report.remote_id: report.state for report in (await bench.link.attempts()).attempts}
+        assert states == {there.remote_id: AttemptState.ENDED, gone.remote_id: AttemptState.INTERRUPTED}
 
     on(body)
 

@@ -181,9 +181,8 @@ class SandrunLink:
     async def adopt(self, sent: Sequence[Sent], open_input: OpenInput) -> None:
         """Take over what an earlier process, or an earlier line, had sent. What is known already stays as it is."""
         for one in sent:
-            order = one.order
-            if self._memory.find(order.job_id, order.attempt) is None and one.remote_id not in self._memory.held:
-                self._taken(one.remote_id, order, open_input)
+            if self._memory.find(one.order.job_id, one.order.attempt) is None:
+                self._taken(one.remote_id, one.order, open_input)
 
     async def events(self, journal_id: str, after: int) -> AsyncIterator[WorkerMessage]:
         """Ask again and again for what was sent, and tell what changed. Without any job the worker is left alone."""

@@ -75,7 +75,7 @@ class SqliteJournal:
             self._logs.add(entry.remote_id)
             return entry
 
-        return await asyncio.wrap_future(self._writer.write(work))
+        return await self._writer.write(work)
 
     async def put(self, entry: Entry, kind: str | None = None) -> int:
         """Keep the entry's new state; with `kind`, an event beside it. Return the newest seq."""
@@ -91,7 +91,7 @@ class SqliteJournal:
                 db.execute("INSERT INTO event (kind, remote_id) VALUES (?, ?)", (kind, entry.remote_id))
             return _newest(db)
 
-        newest = await asyncio.wrap_future(self._writer.write(work))
+        newest = await self._writer.write(work)
         if entry.state in SILENT:
             self._logs.end(entry.remote_id)
         return newest
@@ -103,7 +103,7 @@ class SqliteJournal:
             row = db.execute("SELECT body FROM entry WHERE remote_id = ?", (remote_id,)).fetchone()
             return None if row is None else self._entry(row[0])
 
-        return await asyncio.wrap_future(self._writer.read(work))
+        return await self._writer.read(work)
 
     async def entries(self) -> list[Entry]:
         """Load all entries, oldest first."""
@@ -111,7 +111,7 @@ class SqliteJournal:
         def work(db: sqlite3.Connection) -> list[Entry]:
             return [self._entry(row[0]) for row in db.execute("SELECT body FROM entry ORDER BY number")]
 
-        return await asyncio.wrap_future(self._writer.read(work))
+        return await self._writer.read(work)
 
     async def changes(self, after: int) -> Sequence[Change]:
         """Return the events after `after`, oldest first."""
@@ -120,11 +120,11 @@ class SqliteJournal:
             rows = db.execute("SELECT seq, kind, remote_id FROM event WHERE seq > ? ORDER BY seq", (after,))
             return [Change(seq=seq, kind=kind, remote_id=remote_id) for seq, kind, remote_id in rows]
 
-        return await asyncio.wrap_future(self._writer.read(work))
+        return await self._writer.read(work)
 
     async def seq(self) -> int:
         """Return the newest seq."""
-        return await asyncio.wrap_future(self._writer.read(_newest))
+        return await self._writer.read(_newest)
 
     async def delete(self, remote_id: str) -> None:
         """Forget an entry, its events and its log. Idempotent."""
@@ -136,7 +136,7 @@ class SqliteJournal:
         # The log first: on a full disk it makes the room that the commit needs. Nobody misses it when a crash comes
         # between: what is deleted is kept elsewhere or wanted by nobody.
         await asyncio.to_thread(self._logs.remove, remote_id)
-        await asyncio.wrap_future(self._writer.write(work))
+        await self._writer.write(work)
 
     def append_log(self, remote_id: str, data: bytes) -> int:
         """Append framed bytes to the entry's log; return its size. Raises JournalError: no space, no such entry."""
@@ -157,7 +157,7 @@ class SqliteJournal:
             row = db.execute("SELECT value FROM setting WHERE name = ?", (name,)).fetchone()
             return None if row is None else str(row[0])
 
-        return await asyncio.wrap_future(self._writer.read(work))
+        return await self._writer.read(work)
 
     async def set_setting(self, name: str, value: str | None) -> None:
         """Keep a setting durably; None forgets it."""
@@ -168,7 +168,7 @@ class SqliteJournal:
             else:
                 db.execute("INSERT OR REPLACE INTO setting (name, value) VALUES (?, ?)", (name, value))
 
-        await asyncio.wrap_future(self._writer.write(work))
+        await self._writer.write(work)
 
     async def close(self) -> None:
         """Finish what was ordered and let go. Idempotent; every other call then raises JournalError."""
@@ -177,7 +177,7 @@ class SqliteJournal:
         self._closed = True
         self._logs.close()
         try:
-            await asyncio.wrap_future(self._writer.close())
+            await self._writer.close()
         finally:
             self._lock_file.close()  # last: the next process may come
 

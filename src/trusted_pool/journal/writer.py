@@ -4,11 +4,11 @@ Whatever waits is taken together: all writes go into one transaction, each in it
 after the one fsync of its commit. Reads come after the commit, so that they see every answered write.
 """
 
+import asyncio
 import queue
 import sqlite3
 import threading
 from collections.abc import Callable
-from concurrent.futures import Future
 from contextlib import suppress
 from typing import Any, TypeVar
 
@@ -25,7 +25,11 @@ GROUP = 256
 class _Order(msgspec.Struct, frozen=True, eq=False):
     work: Work[Any] | None  #: None ends the thread
     writes: bool
-    answer: "Future[Any]"
+    answer: "asyncio.Future[Any]"
+    loop: asyncio.AbstractEventLoop
+
+
+_Answers = list[tuple[_Order, Any, BaseException | None]]
 
 
 class Writer:
@@ -42,31 +46,33 @@ class Writer:
         self._orders: queue.SimpleQueue[_Order] = queue.SimpleQueue()
         self._closing = False
         self._ill: JournalError | None = None
+        self._answers: _Answers = []  # that were not handed over yet
         self.commits = 0  #: transactions that were committed, for tests and measurements
         # A daemon: a program that dies without `close` loses nothing that was answered.
         self._thread = threading.Thread(target=self._run, name="journal", daemon=True)
         self._thread.start()
 
-    def write(self, work: Work[_T]) -> "Future[_T]":
+    def write(self, work: Work[_T]) -> "asyncio.Future[_T]":
         """Run it inside the next transaction; answered when that is durable."""
         return self._put(work, writes=True)
 
-    def read(self, work: Work[_T]) -> "Future[_T]":
+    def read(self, work: Work[_T]) -> "asyncio.Future[_T]":
         """Run it after the next commit."""
         return self._put(work, writes=False)
 
-    def close(self) -> "Future[None]":
+    def close(self) -> "asyncio.Future[None]":
         """Finish what was ordered, close the database, end the thread."""
         answer = self._put(None, writes=False)
         self._closing = True
         return answer
 
-    def _put(self, work: Work[Any] | None, *, writes: bool) -> "Future[Any]":
-        answer: Future[Any] = Future()
+    def _put(self, work: Work[Any] | None, *, writes: bool) -> "asyncio.Future[Any]":
+        loop = asyncio.get_running_loop()
+        answer: asyncio.Future[Any] = loop.create_future()
         if self._closing:
             answer.set_exception(JournalError("the journal is closed"))
         else:
-            self._orders.put(_Order(work, writes, answer))
+            self._orders.put(_Order(work, writes, answer, loop))
         return answer
 
     def _run(self) -> None:
@@ -75,53 +81,68 @@ class Writer:
             while len(orders) < GROUP and not self._orders.empty():
                 orders.append(self._orders.get())
             # What was cancelled while it waited is not begun.
-            orders = [order for order in orders if order.answer.set_running_or_notify_cancel()]
+            orders = [order for order in orders if not order.answer.cancelled()]
             self._commit([order for order in orders if order.writes])
+            self._tell()
             for order in orders:
                 if order.work is None:
-                    self._end(order.answer)
+                    self._end(order)
+                    self._tell()
                     return
                 if not order.writes:
-                    self._answer(order)
+                    self._read(order)
+            self._tell()
+
+    def _tell(self) -> None:
+        """Hand answers over: one call per event loop."""
+        answers, self._answers = self._answers, []
+        for loop in {order.loop for order, _, _ in answers}:
+            with suppress(RuntimeError):  # that loop was closed; what it ordered is done all the same
+                loop.call_soon_threadsafe(_resolve, [answer for answer in answers if answer[0].loop is loop])
+
+    def _fail(self, orders: list[_Order], error: JournalError) -> None:
+        self._answers += [(order, None, error) for order in orders]
 
     def _commit(self, orders: list[_Order]) -> None:
         if not orders:
             return
         if self._ill is not None:
-            for order in orders:
-                order.answer.set_exception(self._ill)
+            self._fail(orders, self._ill)
             return
-        results: list[tuple[_Order, Any]] = []
+        answers: _Answers = []
         try:
             self._connection.execute("BEGIN IMMEDIATE")
             for order in orders:
-                self._apply(order, results)
-            self._connection.execute("COMMIT")
+                answers.append(self._apply(order, alone=len(orders) == 1))
+            if self._connection.in_transaction:  # else the only write was refused
+                self._connection.execute("COMMIT")
             self.commits += 1
         except sqlite3.Error as error:
             self._roll_back(error)
-            for order in orders:
-                if not order.answer.done():
-                    order.answer.set_exception(self._explain(error))
+            refused = [answer for answer in answers if answer[2] is not None]
+            self._answers += refused
+            heard = {id(order) for order, _, _ in refused}
+            self._fail([order for order in orders if id(order) not in heard], self._explain(error))
             return
-        for order, result in results:
-            order.answer.set_result(result)
+        self._answers += answers
 
-    def _apply(self, order: _Order, results: list[tuple[_Order, Any]]) -> None:
+    def _apply(self, order: _Order, *, alone: bool) -> tuple[_Order, Any, BaseException | None]:
         """Run one write; one that is refused takes nothing of its neighbours with it."""
         if order.work is None:
-            return
-        self._connection.execute("SAVEPOINT one")
+            return order, None, None
+        if not alone:
+            self._connection.execute("SAVEPOINT one")
+        result, refusal = None, None
         try:
             result = order.work(self._connection)
         except sqlite3.Error:
             raise
         except Exception as error:  # noqa: BLE001 - it belongs to the one who ordered
-            self._connection.execute("ROLLBACK TO one")
-            order.answer.set_exception(error)
-        else:
-            results.append((order, result))
-        self._connection.execute("RELEASE one")
+            self._connection.execute("ROLLBACK" if alone else "ROLLBACK TO one")
+            refusal = error
+        if not alone:
+            self._connection.execute("RELEASE one")
+        return order, result, refusal
 
     def _roll_back(self, error: sqlite3.Error) -> None:
         if getattr(error, "sqlite_errorcode", 0) & 0xFF == sqlite3.SQLITE_IOERR:
@@ -131,18 +152,28 @@ class Writer:
             with suppress(sqlite3.Error):  # the first error says what is wrong
                 self._connection.execute("ROLLBACK")
 
-    def _answer(self, order: _Order) -> None:
+    def _read(self, order: _Order) -> None:
         try:
-            order.answer.set_result(order.work(self._connection) if order.work else None)
+            self._answers.append((order, order.work(self._connection) if order.work else None, None))
         except sqlite3.Error as error:
-            order.answer.set_exception(self._explain(error))
+            self._fail([order], self._explain(error))
         except Exception as error:  # noqa: BLE001 - it belongs to the one who ordered
-            order.answer.set_exception(error)
+            self._answers.append((order, None, error))
 
-    def _end(self, answer: "Future[Any]") -> None:
+    def _end(self, order: _Order) -> None:
         try:
             self._connection.close()
         except sqlite3.Error as error:
-            answer.set_exception(self._explain(error))
+            self._fail([order], self._explain(error))
         else:
-            answer.set_result(None)
+            self._answers.append((order, None, None))
+
+
+def _resolve(answers: _Answers) -> None:
+    for order, result, error in answers:
+        if order.answer.done():
+            continue  # whoever ordered was cancelled
+        if error is None:
+            order.answer.set_result(result)
+        else:
+            order.answer.set_exception(error)

@@ -1,4 +1,4 @@
-"""The network between coordinator and worker is cut while jobs run: for less than the grace, for more, again and again."""
+"""The network between coordinator and worker is cut while jobs run: briefly, for longer than the grace, repeatedly."""
 
 import os
 import threading

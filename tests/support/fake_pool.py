@@ -1,11 +1,11 @@
 """A real coordinator among fakes: memory store, memory blobs, fake links to fake workers."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Self
 
 from support.archives import tar_gz
-from support.virtual_time import CountingDice, LoopClock
+from support.virtual_time import CountingDice, LoopClock, elapse
 from trusted_pool.blobs.memory import MemoryBlobs
 from trusted_pool.coordinator.service import Coordinator, Settings
 from trusted_pool.coordinator.submit import Upload
@@ -15,9 +15,25 @@ from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.fake import FakeLink, Wire
 from trusted_pool.link.fake_worker import FakeWorker
+from trusted_pool.ports.store import Committed, Unit
 from trusted_pool.store.memory import MemoryStore
 
 POOL = "pool-id"
+
+
+class SlowStore(MemoryStore):
+    """A store whose commits may take a while."""
+
+    slow_s = 0.0
+
+    async def commit(self, units: Sequence[Unit]) -> list[Committed]:
+        """Commit, and answer later."""
+        answer = await super().commit(units)
+        if self.slow_s:
+            await elapse(self.slow_s)
+        return answer
+
+
 PATIENCE_S = 3600.0
 
 
@@ -29,7 +45,7 @@ class FakePool:
     """Use as `async with`; the coordinator can be crashed and started again on what it kept."""
 
     def __init__(self, *names: str, slots: int = 4, settings: Settings | None = None) -> None:
-        self.store = MemoryStore()
+        self.store = SlowStore()
         self.blobs = MemoryBlobs()
         self.settings = settings or Settings()
         self.ends = {name: FakeWorker(name, slots=slots) for name in names}

@@ -11,7 +11,7 @@ SANDBOX := bwrap=bubblewrap
 TESTING := $(SANDBOX) strace=strace openssl=openssl curl=curl git=git ip=iproute2 promtool=prometheus
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-long check format bench lock clean
+.PHONY: help demo test test-long simulate check format bench lock clean
 
 help: ## say what there is to make
 	@grep -hE '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/^([a-z-]+):.*## /  make \1\t/' | expand -t 20
@@ -35,6 +35,10 @@ test: check ## style, types, layers, and the tests that a change needs
 test-long: $(DEV) ## run the tests that take long
 	@bash scripts/system.sh $(TESTING)
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
+
+SEEDS ?= 1000
+simulate: $(DEV) ## run SEEDS=1000 fresh seeds of the simulation; SIM_SEED=… replays one
+	PYTHONPATH=tests $(BIN)/python -m simulation.engine --seeds $(SEEDS) $(ARGS)
 
 check: $(DEV) ## style, types and layers
 	$(BIN)/ruff check .

@@ -122,9 +122,8 @@ class SeededLoop(asyncio.BaseEventLoop):
         self._draw = chance.random
         self._ready: list[asyncio.Handle] = []
         self._numbers = itertools.count(1)
-        self._all: dict[
-            int, tuple[_Task, contextvars.Context]
-        ] = {}  #: held, so that nothing of a dead process is ever closed by the collector
+        #: Held, so that nothing of a dead process is ever closed by the collector.
+        self._all: dict[int, tuple[_Task, contextvars.Context]] = {}
         self.steps = 0
         self.after_step: Callable[[], None] = lambda: None
         self.when_quiet: Callable[[], None] = lambda: None  #: nothing is under way but what waits for time

@@ -12,7 +12,7 @@ from simulation.engine.stored import Port
 from simulation.engine.trace import Trace
 from simulation.engine.weather import Fortune, JumpingClock, SeededDice
 from trusted_pool.blobs.memory import MemoryBlobs
-from trusted_pool.core.job import Outcome
+from trusted_pool.core.job import Outcome, OutputFile
 from trusted_pool.core.request import Capacity
 from trusted_pool.journal.memory import MemoryJournal
 from trusted_pool.link.fake_worker import Parcel
@@ -308,6 +308,15 @@ class Node:
         async with aclosing(self._stream("events", messages)) as stream:
             async for message in stream:
                 yield message
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """`GET /outputs/{id}`."""
+
+        async def outputs() -> tuple[OutputFile, ...]:
+            outcome = self.daemon.attempts.get(POOL, remote_id).outcome
+            return outcome.outputs if outcome is not None else ()
+
+        return await self._call("outputs", outputs)
 
     async def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """`GET /outputs/{id}/{path}`."""

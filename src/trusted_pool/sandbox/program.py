@@ -72,6 +72,7 @@ class Program:
         self._first_words = b""
         self._bwrap: subprocess.Popen[bytes] | None = None
         self._killed = False
+        self._buried = False  #: nothing of it is left; the slot and its group may be another program's
         self._open: dict[int, int] = {}  #: fds that are read: fd → stream
         self.running = False  #: the program was let go
 
@@ -88,7 +89,7 @@ class Program:
         """
         go_read, go_write = os.pipe2(os.O_CLOEXEC)
         try:
-            await _settled(self._start(launch, go_read))
+            await settled(self._start(launch, go_read))
             await self._ready()
             if self._init_pidfd >= 0:
                 await self._prepare(launch)
@@ -102,7 +103,7 @@ class Program:
             await self._exited
         finally:
             # The end of this pipe means "go on" to bubblewrap: everything must be dead before it is closed.
-            await _settled(self._bury())
+            await settled(self._bury())
             for fd in (go_read, go_write):
                 os.close(fd)
         return Ended(status=self._status, words=self._first_words.decode(errors="replace").strip())
@@ -186,7 +187,11 @@ class Program:
             if self._init_pidfd >= 0:
                 await self._end_of(self._init_pidfd)
             await self._exited
-            for fd in (self._init_pidfd, self._bwrap_pidfd):
+            # The numbers are somebody else's as soon as they are closed: nobody may signal them any more.
+            held = (self._init_pidfd, self._bwrap_pidfd)
+            self._init_pidfd = self._bwrap_pidfd = -1
+            self._buried = True
+            for fd in held:
                 if fd >= 0:
                     with contextlib.suppress(ChildProcessError):  # another process is its parent
                         os.waitid(os.P_PIDFD, fd, os.WEXITED | os.WNOHANG)  # noqa: ASYNC222 - it is dead already
@@ -236,8 +241,10 @@ class Program:
                 self._status = said.exit_code
 
     def kill(self) -> None:
-        """Kill every process at once. What is not there yet is killed when it comes."""
+        """Kill every process at once. What is not there yet is killed when it comes; after the end it does nothing."""
         self._killed = True
+        if self._buried:
+            return
         if self._slot.group is not None:
             self._slot.group.unthrottle()
         if self._init_pidfd >= 0:
@@ -271,7 +278,7 @@ def _limit(pid: int, limits: dict[str, int]) -> None:
             resource.prlimit(pid, number, (bound, bound))
 
 
-async def _settled(work: Coroutine[Any, Any, _T]) -> _T:
+async def settled(work: Coroutine[Any, Any, _T]) -> _T:
     """Await something to its end, even when cancelled meanwhile: half a start or half an end would leak."""
     task = asyncio.ensure_future(work)
     try:

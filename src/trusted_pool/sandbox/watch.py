@@ -11,7 +11,7 @@ from trusted_pool.core.words import Reason
 from trusted_pool.sandbox import disk, proc
 from trusted_pool.sandbox.cgroups import Group, Reading
 from trusted_pool.sandbox.policy import Limits
-from trusted_pool.sandbox.program import Program
+from trusted_pool.sandbox.program import Program, settled
 
 #: The first look comes soon, so that short jobs are still measured where no kernel counter remembers them.
 FIRST_LOOK_S = 0.05
@@ -66,7 +66,7 @@ class Watch:
                 self._look()
                 now = time.monotonic()
                 if now >= disk_due:
-                    await asyncio.to_thread(self._look_at_disk)
+                    self._judge_disk(*await settled(asyncio.to_thread(self._count_disk)))
                     disk_due = time.monotonic() + max(DISK_EVERY_S, 10 * (time.monotonic() - now))
         finally:
             timer.cancel()
@@ -93,10 +93,13 @@ class Watch:
             return Reading(cpu_seconds=self._cpu, memory_bytes=use.memory_bytes, memory_peak_bytes=self._peak)
         return Reading(cpu_seconds=self._cpu, memory_peak_bytes=self._peak)
 
-    def _look_at_disk(self) -> None:
+    def _count_disk(self) -> tuple[disk.DiskUse, int]:
+        """Count, in another thread: numbers alone. They are judged where the program's end is known."""
         use = self.disk_use()
         init = self._program.init
-        held = disk.held_open(proc.tree(init), self._device) if init is not None else 0
+        return use, disk.held_open(proc.tree(init), self._device) if init is not None else 0
+
+    def _judge_disk(self, use: disk.DiskUse, held: int) -> None:
         if self._over(use, held):
             self.end_for(Reason.DISK_LIMIT, use.bytes + held)
 

@@ -502,7 +502,7 @@ def test_fake_wire_breaks_a_stream_between_messages():
 
 def test_the_largest_outcome_that_a_job_can_cause_gets_through(on: On) -> None:
     """Else one job's file names would end the events of its worker for good."""
-    paths = [f"{n:05}/" + "/".join(['"' * 250] * 16) for n in range(2_000)]  # a fifth of it, for the test's speed
+    paths = [f"{n:05}" + '"' * 99 for n in range(10_000)]
     outcome = Outcome(outputs=tuple(OutputFile(path=path, size=1, sha256="0" * 64) for path in paths))
 
     async def body(bench: Bench) -> None:
@@ -514,5 +514,24 @@ def test_the_largest_outcome_that_a_job_can_cause_gets_through(on: On) -> None:
         assert isinstance(ended, EndedEvent)
         assert ended.outcome == outcome
         await events.aclose()
+        (report,) = (await bench.link.attempts()).attempts
+        assert report.outcome == Outcome(more_outputs=10_000)
+        assert await bench.link.outputs(remote) == outcome.outputs
+        with pytest.raises(GoneError):
+            await bench.link.outputs("nobody")
+
+    on(body)
+
+
+def test_however_much_a_worker_has_is_compared(on: On) -> None:
+    """Else one burst of jobs with many files would make that impossible until somebody removed them by hand."""
+    outputs = tuple(OutputFile(path=f"{n:05}".ljust(100, "x"), size=1, sha256="0" * 64) for n in range(10_000))
+
+    async def body(bench: Bench) -> None:
+        remotes = [(await bench.link.submit(order(f"pool-{n}"), READ_NOTHING)).job_id for n in range(20)]
+        for remote in remotes:
+            bench.worker.end(remote, Outcome(outputs=outputs))
+        answer = await bench.link.attempts()
+        assert [report.remote_id for report in answer.attempts] == remotes
 
     on(body)

@@ -181,6 +181,18 @@ def test_26_many_files(job: JobDir) -> None:
     assert list(job.path.iterdir()) == []
 
 
+def test_26_paths_that_are_long_together(job: JobDir) -> None:
+    for n in range(12):
+        job.write(f"{n:02}".ljust(100, "ü"), b"")  # 198 bytes
+    narrow = OutputLimits(max_path_bytes=1000)
+    found = job.collect(limits=narrow)
+    assert (found.reason, found.limit) == (Reason.OUTPUT_LIMIT, "output_path_bytes")
+    assert "more than 1000 bytes" in found.detail
+    assert sum(len(file.path.encode()) for file in found.files) == 5 * 198
+    assert job.collect("good.txt", limits=narrow).reason is None
+    assert job.collect(limits=OutputLimits(max_path_bytes=12 * 198 + len("good.txt"))).reason is None
+
+
 def test_26_time_is_bounded(job: JobDir) -> None:
     found = job.collect(limits=OutputLimits(max_seconds=0.0))
     assert (found.reason, found.limit) == (Reason.OUTPUT_LIMIT, "output_seconds")

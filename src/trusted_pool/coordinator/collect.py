@@ -136,8 +136,13 @@ class Collector:
 
     async def _fetch(self, link: WorkerLink, job: Job, attempt: Attempt, outcome: Outcome) -> tuple[Result, list[Blob]]:
         remote_id = attempt.remote_id or ""
+        outputs = outcome.outputs
+        if outcome.more_outputs:
+            outputs = await link.outputs(remote_id)
+            if len(outputs) != outcome.more_outputs:
+                raise WrongBytesError(f"it lists {len(outputs)} outputs and had announced {outcome.more_outputs}")
         blobs = []
-        for output in outcome.outputs:
+        for output in outputs:
             blob = await self._take(link.output(remote_id, output.path), output.size, output.path)
             if blob.sha256 != output.sha256:
                 raise WrongBytesError(f"{output.path} has another digest than announced")
@@ -149,7 +154,7 @@ class Collector:
         result = Result(
             job_id=job.job_id,
             attempt=attempt.number,
-            outputs=outcome.outputs,
+            outputs=outputs,
             log_sha256=log.sha256 if log else None,
             log_size=log.size if log else 0,
         )

@@ -47,6 +47,7 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     usage: Usage = Usage()
     evidence: dict[str, int | float | str] = {}
     outputs: tuple[OutputFile, ...] = ()
+    more_outputs: int = 0  #: so many are not in `outputs`: its worker lists them by itself
     log_bytes: int = 0  #: size of the framed log file
     interpreter_version: str = ""
 

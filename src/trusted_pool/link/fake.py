@@ -10,6 +10,7 @@ from typing import TypeVar
 
 import msgspec
 
+from trusted_pool.core.job import OutputFile
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.fake_worker import Parcel, WorkerEnd
 from trusted_pool.link.trouble import of_status
@@ -131,6 +132,10 @@ class FakeLink:
         """Say that the attempt's results are kept elsewhere."""
         with contextlib.suppress(GoneError):
             await self._call("release", lambda: self._wire.end.release(remote_id), may_be_gone=True)
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """List the outputs of an ended attempt."""
+        return await self._call("outputs", lambda: self._wire.end.outputs(remote_id), may_be_gone=True)
 
     async def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """Read one output file."""

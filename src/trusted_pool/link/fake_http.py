@@ -15,7 +15,7 @@ from trusted_pool.link.fake_worker import Parcel, WorkerEnd
 from trusted_pool.ports.link import Order
 from trusted_pool.protocol.certificates import PEER
 from trusted_pool.protocol.errors import ErrorAnswer, ForbiddenError, NotFoundError, PoolError
-from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, POOL_HEADER
+from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, POOL_HEADER, OutputsAnswer
 
 Receive = Callable[[], Awaitable[dict[str, Any]]]
 Send = Callable[[dict[str, Any]], Awaitable[None]]
@@ -62,6 +62,9 @@ async def _answer(end: WorkerEnd, scope: Any, receive: Receive, send: Send) -> N
         case "GET", ["logs", remote_id, "frames"]:
             log = end.log(remote_id, int(query["start"]), follow=query["follow"] == "1")
             await _pieces(send, log)
+        case "GET", ["outputs", remote_id]:
+            listed = OutputsAnswer(job_id=remote_id, files=list(await end.outputs(remote_id)))
+            await _whole(send, msgspec.json.encode(listed))
         case "GET", ["outputs", remote_id, *rest]:
             await _pieces(send, end.output(remote_id, "/".join(rest)))
         case _:

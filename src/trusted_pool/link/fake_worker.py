@@ -9,7 +9,7 @@ from typing import Protocol
 
 import msgspec
 
-from trusted_pool.core.job import Outcome
+from trusted_pool.core.job import Outcome, OutputFile
 from trusted_pool.core.request import Capacity
 from trusted_pool.core.words import AttemptState
 from trusted_pool.ports.link import Order
@@ -26,6 +26,7 @@ from trusted_pool.protocol.messages import (
     InterruptedEvent,
     StartedEvent,
     WorkerMessage,
+    brief,
 )
 
 OPEN = (AttemptState.ACCEPTED, AttemptState.RUNNING)
@@ -62,6 +63,9 @@ class WorkerEnd(Protocol):
 
     async def release(self, remote_id: str) -> None:
         """`POST /release/{id}`."""
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """`GET /outputs/{id}`."""
 
     def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """`GET /outputs/{id}/{path}`."""
@@ -147,10 +151,9 @@ class FakeWorker:
                     yield Heartbeat(active_jobs=self._busy, draining=self.draining)
 
     async def attempts(self) -> AttemptsAnswer:
-        """Report all that it has."""
-        return AttemptsAnswer(
-            journal_id=self.journal_id, seq=self._seq, attempts=[held.report for held in self.held.values()]
-        )
+        """Report all that it has, without the lists of outputs."""
+        reports = [brief(held.report) for held in self.held.values()]
+        return AttemptsAnswer(journal_id=self.journal_id, seq=self._seq, attempts=reports)
 
     async def cancel(self, remote_id: str) -> None:
         """End an attempt as cancelled."""
@@ -162,6 +165,11 @@ class FakeWorker:
         self._of(remote_id)
         del self.held[remote_id]
         self._events = [event for event in self._events if event.remote_id != remote_id]
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """List the outputs of an attempt."""
+        outcome = self._of(remote_id).report.outcome
+        return outcome.outputs if outcome is not None else ()
 
     async def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """Read an output."""

@@ -9,6 +9,7 @@ from urllib.parse import quote, urlencode
 import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
+from trusted_pool.core.job import OutputFile
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.line import Line, read_piece
 from trusted_pool.link.multipart import SubmitBody
@@ -25,17 +26,19 @@ from trusted_pool.protocol.messages import (
     AttemptsAnswer,
     HealthAnswer,
     Hello,
+    OutputsAnswer,
     WorkerMessage,
 )
 
-#: Bytes of an answer at most.
+#: Bytes of an answer at most. Reports name no outputs: 300 bytes each, and 3 KiB at worst.
 MAX_ATTEMPTS_ANSWER = 16 * 1024 * 1024
 MAX_ANSWER = 1024 * 1024
-#: Bytes of one event at most. An outcome may name 10,000 outputs by paths of 4,095 bytes, each of them escaped: a lower
-#: cap would let one job's names end the events of its worker for good.
-MAX_EVENT = 96 * 1024 * 1024
+#: Bytes of one event, or of one list of outputs, at most. Outputs are at most 10,000, and their paths 1 MiB together:
+#: escaped, with sizes and digests, 3.5 MiB, and the paths once more beside inline files. A lower cap would let one
+#: job's names end the events of its worker for good.
+MAX_EVENT = 8 * 1024 * 1024
 
-Answer = TypeVar("Answer", HealthAnswer, AcceptedAnswer, AttemptsAnswer)
+Answer = TypeVar("Answer", HealthAnswer, AcceptedAnswer, AttemptsAnswer, OutputsAnswer)
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -132,6 +135,11 @@ class PinnedLink:
             await self._small("POST", f"/release/{quote(remote_id, safe='')}", may_be_gone=True)
         except GoneError:
             return
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """List the outputs of an ended attempt."""
+        where = f"/outputs/{quote(remote_id, safe='')}"
+        return tuple(_decoded(await self._small("GET", where, limit=MAX_EVENT, may_be_gone=True), OutputsAnswer).files)
 
     async def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """Read one output file."""

@@ -12,6 +12,7 @@ from urllib.parse import quote
 
 import msgspec
 
+from trusted_pool.core.job import OutputFile
 from trusted_pool.core.words import AttemptState
 from trusted_pool.core.worker import CLAIMED_OFFER, Worker
 from trusted_pool.link.multipart import SubmitBody
@@ -276,6 +277,13 @@ class SandrunLink:
     async def release(self, remote_id: str) -> None:
         """Forget the copy of an attempt's results. The worker deletes its own by itself."""
         await self._memory.forget(remote_id)
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """List the outputs in the copy."""
+        held = self._memory.held.get(remote_id)
+        if held is None or held.report.outcome is None:
+            raise GoneError(f"there is no job {remote_id!r} that has ended")
+        return held.report.outcome.outputs
 
     async def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """Read one output file, from the copy."""

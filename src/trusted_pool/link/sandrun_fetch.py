@@ -26,6 +26,7 @@ _log = logging.getLogger(__name__)
 MAX_LOG_ANSWER = 64 * 1024 * 1024
 MAX_LIST_ANSWER = 32 * 1024 * 1024
 MAX_FILES = 10_000
+MAX_PATH_BYTES = 2**20  #: of all outputs together
 _MB = 1024 * 1024
 _PASSED_OVER = "__pycache__"
 _PLAIN = "/!$&'()*+,;=:@-._~"  #: what a path may hold as it is; existing workers do not undo an escape
@@ -115,6 +116,7 @@ class Fetch:
         wanted = self._wanted(job.outputs) if job.outputs is not None else _is_no_cache
         given = await digests(order.inputs, open_input, self._blobs) if job.outputs is None else {}
         left = job.disk_mb * _MB
+        left_for_paths = MAX_PATH_BYTES
         outputs: list[OutputFile] = []
         for path in sorted(set(names)):
             try:
@@ -123,6 +125,10 @@ class Fetch:
                 return _worse(outcome, outputs, Reason.BAD_OUTPUT, f"its worker names an output {shown(path)}")
             if not wanted(path):
                 continue
+            left_for_paths -= len(path.encode())
+            if left_for_paths < 0:
+                words = f"the paths of its outputs take more than {MAX_PATH_BYTES} bytes"
+                return _worse(outcome, outputs, Reason.OUTPUT_LIMIT, words)
             if len(outputs) == MAX_FILES:
                 return _worse(outcome, outputs, Reason.OUTPUT_LIMIT, f"it left more than {MAX_FILES} files")
             try:

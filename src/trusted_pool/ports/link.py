@@ -5,7 +5,7 @@ from typing import Protocol, runtime_checkable
 
 import msgspec
 
-from trusted_pool.core.job import InputFile
+from trusted_pool.core.job import InputFile, OutputFile
 from trusted_pool.core.worker import Worker
 from trusted_pool.protocol.messages import AcceptedAnswer, AttemptsAnswer, HealthAnswer, WorkerMessage
 
@@ -94,6 +94,9 @@ class WorkerLink(Protocol):
 
     async def release(self, remote_id: str) -> None:
         """Say that the attempt's results are kept elsewhere and may be deleted. Gone is no error. Raises LinkError."""
+
+    async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
+        """List the outputs of an ended attempt. Raises GoneError, LinkError."""
 
     def output(self, remote_id: str, path: str) -> AsyncIterator[bytes]:
         """Read one output file. Raises GoneError, LinkError."""

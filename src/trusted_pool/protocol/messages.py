@@ -105,8 +105,17 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     words: str = ""
 
 
+def brief(report: AttemptReport) -> AttemptReport:
+    """Leave out the list of outputs, which may be megabytes: `GET /outputs/{id}` has it."""
+    outcome = report.outcome
+    if outcome is None or not outcome.outputs:
+        return report
+    outcome = msgspec.structs.replace(outcome, outputs=(), more_outputs=len(outcome.outputs))
+    return msgspec.structs.replace(report, outcome=outcome)
+
+
 class AttemptsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /attempts`: all that the worker has of this pool."""
+    """`GET /attempts`: all that the worker has of this pool, each `brief`."""
 
     journal_id: str
     seq: int  #: the reports say everything up to this event

@@ -49,6 +49,7 @@ class OutputLimits(msgspec.Struct, frozen=True, kw_only=True):
 
     max_bytes: int = 10 * 2**30  #: of all outputs
     max_files: int = 10_000  #: outputs
+    max_path_bytes: int = 2**20  #: of the paths of all outputs together; a list of them is one message and one row
     max_seen: int = 200_000  #: names looked at, inputs included
     max_depth: int = 100  #: directories above a file
     max_seconds: float = 300.0  #: for the whole search, hashing included
@@ -154,6 +155,7 @@ class _Search:
         self._until = time.monotonic() + limits.max_seconds
         self._seen = 0
         self._bytes = 0
+        self._path_bytes = 0
         self._files: list[OutputFile] = []
         self._problems: list[Problem] = []
         self._more_problems = 0
@@ -258,6 +260,10 @@ class _Search:
             if len(self._files) >= self._limits.max_files:
                 words = f"is one file too many: there are more than {self._limits.max_files} outputs"
                 raise _LimitError(path, words, "output_files")
+            self._path_bytes += len(path.encode())
+            if self._path_bytes > self._limits.max_path_bytes:
+                words = f"is one too many: the paths of all outputs take more than {self._limits.max_path_bytes} bytes"
+                raise _LimitError(path, words, "output_path_bytes")
             self._bytes += status.st_size
             if self._bytes > self._limits.max_bytes:
                 words = f"is one too large: the outputs take more than {self._limits.max_bytes} bytes"

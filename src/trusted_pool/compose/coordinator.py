@@ -137,7 +137,7 @@ async def _reload_for_ever(coordinator: Coordinator, path: Path, reload: asyncio
         reload.clear()
         try:
             await coordinator.reload(read_allowlist(path))
-        except StartError as error:
+        except (StartError, StoreError) as error:
             _log.error("%s; the allowlist stays as it was", error)
         else:
             _log.info("Read %s again", path)

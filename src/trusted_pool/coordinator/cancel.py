@@ -32,7 +32,7 @@ class Cancel:
         if job.state is JobState.CANCELLED:
             return job
         try:
-            job = await self._jobs.apply(job_id, h.CancelRequested(by=by))
+            job = await self._jobs.apply(job_id, h.CancelRequested(by=by), patient=False)
         except IllegalTransitionError:
             job = await self._jobs.get(job_id)
             if job.state is JobState.CANCELLED:

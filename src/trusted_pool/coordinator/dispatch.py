@@ -66,6 +66,9 @@ class Dispatcher:
             except StoreError as error:
                 _log.error("Dispatching waits: %s", error)
                 await asyncio.sleep(ERROR_PAUSE_S)
+            except Exception:  # noqa: BLE001 - whatever it is, others wait to be placed
+                _log.exception("Dispatching stumbled and goes on")
+                await asyncio.sleep(ERROR_PAUSE_S)
 
     async def _sleep(self) -> None:
         now = self._clock.now()
@@ -80,7 +83,7 @@ class Dispatcher:
     async def _expire(self) -> None:
         for row in await self._store.expired(self._clock.now(), BATCH):
             try:
-                await self._jobs.apply(row.job.job_id, h.Expired())
+                await self._jobs.apply(row.job.job_id, h.Expired(), patient=False)
             except IllegalTransitionError:
                 continue  # it was started in the meantime
 

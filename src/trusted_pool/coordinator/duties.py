@@ -13,12 +13,13 @@ from trusted_pool.core.advance import IllegalTransitionError
 from trusted_pool.core.words import Duty, Reason
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.link import LinkError
-from trusted_pool.ports.store import Store, Unit
+from trusted_pool.ports.store import Store, StoreError, Unit, Versioned
 from trusted_pool.protocol.errors import NotFoundError
 
 _log = logging.getLogger(__name__)
 
 PAUSED = "paused"
+STORE_PAUSE_S = 1.0
 
 
 class Duties:
@@ -61,10 +62,18 @@ class Duties:
         if member.worker.duty is Duty.DRAINING and member.worker.drain_by is not None:
             self._drains[worker_id] = self._tasks.spawn(self._end_drain(member), f"drain {worker_id[:12]}")
 
+    async def _open_jobs(self, worker_id: str) -> list[Versioned]:
+        while True:
+            try:
+                return await self._store.open_jobs(worker_id)
+            except StoreError as error:
+                _log.warning("The end of a drain waits for the store: %s", error)
+                await asyncio.sleep(STORE_PAUSE_S)
+
     async def _end_drain(self, member: Member) -> None:
         """Wait for the deadline, then let what still runs there go elsewhere."""
         await asyncio.sleep(max(0.0, (member.worker.drain_by or 0.0) - self._clock.now()))
-        for row in await self._store.open_jobs(member.worker.worker_id):
+        for row in await self._open_jobs(member.worker.worker_id):
             attempt = row.job.attempt
             if attempt is None or not row.job.holds_slot:
                 continue

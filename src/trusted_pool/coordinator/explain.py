@@ -3,7 +3,7 @@
 from trusted_pool.coordinator.roster import Roster, short
 from trusted_pool.core.job import Job
 from trusted_pool.core.placement import why_not
-from trusted_pool.core.request import Request
+from trusted_pool.core.request import Obstacle, Request
 from trusted_pool.core.words import RETRYABLE, JobState, Reason
 from trusted_pool.ports.clock import Clock
 from trusted_pool.protocol.answers import ExplainAnswer, FailureRecord, WorkerVerdict
@@ -55,14 +55,16 @@ class Explain:
 
     def verdicts(self, request: Request) -> list[WorkerVerdict]:
         """Say for each worker of the allowlist why it does not take such a job now."""
-        return [
-            WorkerVerdict(
-                worker_id=m.worker.worker_id,
-                endpoint=m.worker.endpoint,
-                obstacles=why_not(request, m.worker, m.load),
-            )
-            for m in self._roster.listed()
-        ]
+        now = self._clock.now()
+        verdicts = []
+        for member in self._roster.listed():
+            found = why_not(request, member.worker, member.load)
+            if member.full_until > now:
+                words = f"it said that it is full; it is asked again in {member.full_until - now:.0f} s"
+                found.append(Obstacle("full", words, impossible=False))
+            worker = member.worker
+            verdicts.append(WorkerVerdict(worker_id=worker.worker_id, endpoint=worker.endpoint, obstacles=found))
+        return verdicts
 
     def prospect(self, request: Request) -> tuple[str, str, list[WorkerVerdict]]:
         """Say what would become of such a job now: a word, a sentence, the verdict of each worker."""

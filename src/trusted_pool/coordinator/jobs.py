@@ -14,14 +14,15 @@ from trusted_pool.core import happenings as h
 from trusted_pool.core.advance import advance
 from trusted_pool.core.job import Job
 from trusted_pool.ports.clock import Clock
-from trusted_pool.ports.store import Blob, Event, Result, Store, StoreFullError, Unit, Versioned
+from trusted_pool.ports.store import Blob, Event, Result, Store, StoreError, Unit, Versioned
 from trusted_pool.protocol.errors import NotFoundError
 
 _log = logging.getLogger(__name__)
 
 MAX_CONFLICTS = 50
 KNOWN_JOBS = 20_000
-FULL_PAUSE_S = 1.0
+FIRST_PAUSE_S = 1.0
+LONGEST_PAUSE_S = 30.0
 
 
 class TooManyConflictsError(Exception):
@@ -89,15 +90,32 @@ class Jobs:
         *happenings: h.Happening,
         result: Result | None = None,
         blobs: Sequence[Blob] = (),
+        patient: bool = True,
     ) -> Job:
         """Advance the job by the happenings, in one commit, and return it.
 
-        When a happening changes nothing, nothing is written for it. Waits while the disk is full.
+        When a happening changes nothing, nothing is written for it. What happened has happened: while the store cannot
+        keep it, this waits. With `patient` False, for somebody who asks and can be told, it raises instead.
 
         Raises:
             NotFoundError: there is no such job.
             IllegalTransitionError, StaleAttemptError: as `advance`; nothing was changed.
+            StoreError: not patient, and the store cannot keep it.
         """
+        pause_s = FIRST_PAUSE_S
+        while True:
+            try:
+                return await self._apply(job_id, happenings, result, blobs)
+            except StoreError as error:
+                if not patient:
+                    raise
+                _log.warning("A change of job %s waits for the store: %s", job_id, error)
+                await asyncio.sleep(pause_s)
+                pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
+
+    async def _apply(
+        self, job_id: str, happenings: Sequence[h.Happening], result: Result | None, blobs: Sequence[Blob]
+    ) -> Job:
         async with self._alone(job_id):
             for _ in range(MAX_CONFLICTS):
                 found = await self.load(job_id)
@@ -120,17 +138,18 @@ class Jobs:
                     result=result,
                     blobs=tuple(blobs),
                 )
-                try:
-                    (committed,) = await self._store.commit([unit])
-                except StoreFullError:
-                    _log.warning("The disk is full; a change of job %s waits", job_id)
-                    await asyncio.sleep(FULL_PAUSE_S)
-                    continue
-                if committed.ok:
-                    self.learn(found.job, Versioned(job, committed.version))
+                # Whoever asked for it may be cancelled; what is kept must be known all the same.
+                if await asyncio.shield(asyncio.ensure_future(self._keep(unit, found.job, job))):
                     return job
                 self._known.pop(job_id, None)
         raise TooManyConflictsError(job_id)
+
+    async def _keep(self, unit: Unit, before: Job, after: Job) -> bool:
+        """Commit, and take note in the same breath."""
+        (committed,) = await self._store.commit([unit])
+        if committed.ok:
+            self.learn(before, Versioned(after, committed.version))
+        return committed.ok
 
     def _remember(self, row: Versioned) -> None:
         self._known.pop(row.job.job_id, None)

@@ -29,6 +29,7 @@ class Member:
         self.retired = False  #: not in the allowlist any more: followed until it has no jobs, given none
         self.streams = 0  #: event streams that were begun
         self.full_until = 0.0  #: it said that it is full; not asked before
+        self.full_times = 0  #: in a row
 
 
 class Roster:
@@ -41,12 +42,12 @@ class Roster:
         self.on_change: Callable[[], None] = lambda: None  #: somebody may be able to take a job now
 
     def admit(self, workers: Iterable[Worker], known: dict[str, Worker]) -> tuple[list[Member], list[Member]]:
-        """Make the allowlist true: return who is new (or has moved) and who is retired.
+        """Make the allowlist true: return who is new (or has moved) and whose line is replaced by that.
 
         `known`: what the store remembers of workers, laid under new entries.
         """
         listed = {worker.worker_id: worker for worker in workers}
-        new, retired = [], []
+        new, replaced = [], []
         for worker_id, entry in listed.items():
             member = self.members.get(worker_id)
             worker = _merge(entry, member.worker if member else _forgotten(known.get(worker_id)))
@@ -54,7 +55,7 @@ class Roster:
                 fresh = Member(worker, self._link_to(worker))
                 if member is not None:
                     fresh.load = member.load
-                    retired.append(member)
+                    replaced.append(member)
                 self.members[worker_id] = fresh
                 new.append(fresh)
                 _log.info("Added trusted worker: %s at %s", short(worker_id), worker.endpoint)
@@ -66,7 +67,7 @@ class Roster:
                 member.retired = True
                 _log.info("Removed worker: %s", short(worker_id))
         self.on_change()
-        return new, retired
+        return new, replaced
 
     def follow(self, worker: Worker) -> Member:
         """Take up a worker that was removed from the allowlist and still has jobs."""

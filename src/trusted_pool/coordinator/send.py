@@ -31,7 +31,8 @@ from trusted_pool.ports.link import (
 
 _log = logging.getLogger(__name__)
 
-FULL_S = 1.0
+FULL_S = 1.0  #: before a worker that said that it is full is asked again; doubled each time
+LONGEST_FULL_S = 60.0
 #: How long the news of a start may wait for the end, as the worker has it: a short job then is one commit less.
 START_NEWS_S = 0.1
 REMOVED = "its worker is not listed any more"
@@ -86,8 +87,13 @@ class Sender:
             return
         if member is None or member.worker.proven or (job.job_id, attempt.number) not in self._in_doubt:
             job = await self._jobs.get(job.job_id)  # its worker may have told of it meanwhile
-            if job.attempts[-1].number == attempt.number and job.attempts[-1].state is AttemptState.DISPATCHING:
-                await self.send(job, again=True)
+            if job.attempts[-1].number != attempt.number or job.attempts[-1].state is not AttemptState.DISPATCHING:
+                return
+            if job.cancel_requested_at is not None:
+                # Its worker does not have it. Should an earlier copy still arrive, it is unwanted and ended there.
+                await self._apply(job, h.CancelConfirmed(attempt=attempt.number))
+                return
+            await self.send(job, again=True)
             return
         if job.reason is Reason.WORKER_LOST:
             return  # held: that was said already
@@ -155,8 +161,10 @@ class Sender:
             later = now() + backoff_s(job.backoffs, self._dice.jitter())
             return [h.NotSent(attempt=number, words=str(error), not_before=later)]
         except FullError as error:
-            wait_s = FULL_S if error.retry_after_s is None else error.retry_after_s
-            self._roster.members[worker_id].full_until = now() + wait_s
+            member = self._roster.members[worker_id]
+            wait_s = min(LONGEST_FULL_S, FULL_S * 2.0 ** min(member.full_times, 10))
+            member.full_times += 1
+            member.full_until = now() + max(wait_s, error.retry_after_s or 0.0)
             return [h.WorkerFull(attempt=number, not_before=0.0)]
         except RefusedError as error:
             if error.status == GONE:
@@ -180,6 +188,7 @@ class Sender:
             if again:
                 return [h.Interrupted(attempt=number, words=words, not_before=later)]
             return [h.NotSent(attempt=number, words=words, not_before=later)]
+        self._roster.members[worker_id].full_times = 0
         _log.info("Dispatched job %s to %s (remote: %s)", job.job_id, short(worker_id), answer.job_id)
         out: list[h.Happening] = [h.Accepted(attempt=number, remote_id=answer.job_id)]
         if answer.started_at is not None:

@@ -134,9 +134,11 @@ class Coordinator:
     async def reload(self, allowlist: Iterable[Worker]) -> None:
         """Make an allowlist true; what runs goes on."""
         known = {w.worker_id: w for w in await self._store.workers()}
-        new, _ = self.roster.admit(allowlist, known)
+        new, replaced = self.roster.admit(allowlist, known)
         for member in new:
             await self._watch(member)
+        for member in replaced:
+            await member.link.close()
 
     async def _watch(self, member: Member) -> None:
         worker_id = member.worker.worker_id

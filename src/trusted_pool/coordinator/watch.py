@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -23,6 +24,9 @@ _log = logging.getLogger(__name__)
 MIN_CHECK_S = 1.0  #: the least time that a worker has to answer a check
 EVENTS_PAUSE_S = 0.5
 EVENTS_PAUSE_MAX_S = 5.0
+STUMBLE_PAUSE_S = 1.0
+FIRST_GAP_S = 0.1
+LONGEST_GAP_S = 10.0
 AT_ONCE = 256  #: events of one worker that are being applied at the same time
 
 
@@ -73,12 +77,24 @@ class Watcher:
         """Check and follow until cancelled."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self._check_for_ever())
-                group.create_task(self._follow_for_ever())
+                group.create_task(self._go_on(self._check_for_ever))
+                group.create_task(self._go_on(self._follow_for_ever))
         finally:
             await self._tasks.close()
 
+    async def _go_on(self, loop: Callable[[], Awaitable[None]]) -> None:
+        """Run a loop that never ends; what nobody expected must not end the watch of a worker."""
+        while True:
+            try:
+                await loop()
+            except StoreError as error:
+                _log.error("The watch of %s waits for the store: %s", short(self._worker.worker_id), error)
+            except Exception:  # noqa: BLE001 - whatever it is, the worker must be watched
+                _log.exception("The watch of %s stumbled and goes on", short(self._worker.worker_id))
+            await asyncio.sleep(STUMBLE_PAUSE_S)
+
     async def _check_for_ever(self) -> None:
+        gap_s = 0.0  # between checks that trouble brings forward: trouble that stays must not become a storm
         while True:
             self._check_now.clear()
             await self._check()
@@ -86,7 +102,10 @@ class Watcher:
                 async with asyncio.timeout(self._pause_s()):
                     await self._check_now.wait()
             except TimeoutError:
-                pass
+                gap_s = 0.0
+            else:
+                await asyncio.sleep(min(gap_s, self._pause_s()))
+                gap_s = min(LONGEST_GAP_S, gap_s * 2 or FIRST_GAP_S)
 
     def _pause_s(self) -> float:
         """Return the time to the next check: sooner while it is silent, and at the end of the grace."""
@@ -124,7 +143,7 @@ class Watcher:
                 self._doubt = False
                 await self._reconcile()
         if (before.health, before.capacity) != (after.health, after.capacity):
-            await self._keep(after)
+            await self._keep(self._worker)  # as it is now
 
     async def _reconcile(self) -> tuple[str, int]:
         """Compare all that the worker has; return the journal and the event up to which that was."""
@@ -193,6 +212,10 @@ class Watcher:
         async def apply() -> None:
             try:
                 await self._reconciler.event(self._worker.worker_id, event)
+            except Exception as error:  # noqa: BLE001 - whatever it is, the event must not be lost
+                # The stream goes on behind it, so it must be found by comparing.
+                _log.exception("An event of job %s was not applied", event.job_id)
+                self.trouble(f"its event could not be applied: {error}")
             finally:
                 self._places.release()
 

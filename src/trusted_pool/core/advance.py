@@ -134,7 +134,9 @@ def _attempt_after(attempt: Attempt, event: h.OfAttempt, state: AttemptState, no
         case h.Started() if attempt.started_at is None:
             changes |= {"started_at": event.at}
         case h.Ended() if attempt.outcome is None:
-            changes |= {"outcome": event.outcome, "ended_at": now}
+            # The list of outputs, of up to some megabytes, is kept once: in the result. Rows stay small.
+            outcome = msgspec.structs.replace(event.outcome, outputs=(), more_outputs=0)
+            changes |= {"outcome": outcome, "ended_at": now}
         case h.Refused() | h.NotSent():
             changes |= {"words": event.words, "spent": False, "ended_at": now}
         case h.WorkerFull():
@@ -221,7 +223,7 @@ def _requeue(job: Job, state: JobState, event: h.OfAttempt, reason: Reason | Non
         detail=words,
         request=request,
         not_before=getattr(event, "not_before", 0.0),
-        backoffs=job.backoffs + 1,
+        backoffs=job.backoffs + (reason is not Reason.WORKER_FULL),  # a full worker says nothing about the job
     )
 
 

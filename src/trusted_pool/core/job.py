@@ -63,7 +63,7 @@ class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     accepted_at: float | None = None
     started_at: float | None = None
     ended_at: float | None = None
-    outcome: Outcome | None = None
+    outcome: Outcome | None = None  #: without its outputs: those are the result's
     words: str = ""  #: what the worker said when it refused
     spent: bool = False  #: counts against max_attempts
 

@@ -73,7 +73,9 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         caller = caller_of(request)
         caller.may_see(await coordinator.jobs.get(job_id))
         try:
-            await coordinator.jobs.apply(job_id, h.Reprioritised(priority=data.priority, by=caller.owner))
+            await coordinator.jobs.apply(
+                job_id, h.Reprioritised(priority=data.priority, by=caller.owner), patient=False
+            )
         except IllegalTransitionError as error:
             raise ConflictError(f"the priority of {job_id} cannot change: {error}", code="not_queued") from None
         return await coordinator.read.status(job_id, caller.may_see)

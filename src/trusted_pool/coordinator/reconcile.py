@@ -9,7 +9,7 @@ from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.core import happenings as h
 from trusted_pool.core.advance import IllegalTransitionError, StaleAttemptError
-from trusted_pool.core.job import Job
+from trusted_pool.core.job import Job, OutputFile
 from trusted_pool.core.retry import backoff_s
 from trusted_pool.core.words import AttemptState
 from trusted_pool.ports.clock import Clock, Dice
@@ -112,6 +112,16 @@ class Reconciler:
         if not 0 < number <= len(attempts) or attempts[number - 1].worker_id != worker_id:
             raise StaleAttemptError(f"attempt {number} of {job_id} is not this worker's")
 
+    async def _outputs(self, worker_id: str, event: EndedEvent) -> tuple[OutputFile, ...]:
+        """Return what a report left out, if its worker still tells."""
+        member = self._roster.members.get(worker_id)
+        if member is None or not event.outcome.more_outputs:
+            return ()
+        try:
+            return await member.link.outputs(event.remote_id)
+        except LinkError:
+            return ()
+
     async def _keep_evidence(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
         """Write down in the job's story what came from an attempt that is over. It changes nothing."""
         key = (event.job_id, event.attempt, type(event).__name__)
@@ -124,7 +134,8 @@ class Reconciler:
         if isinstance(event, EndedEvent):
             outcome = event.outcome
             data |= {"reason": outcome.reason, "exit_code": outcome.exit_code}
-            data["outputs"] = {o.path: o.sha256 for o in outcome.outputs[:MAX_EVIDENCE]}
+            outputs = outcome.outputs or await self._outputs(worker_id, event)
+            data["outputs"] = {o.path: o.sha256 for o in outputs[:MAX_EVIDENCE]}
         stale = Event(job_id=event.job_id, at=self._clock.now(), kind="Stale", attempt=event.attempt, data=data)
         try:
             await self._store.commit([Unit(events=(stale,))])

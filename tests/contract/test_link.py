@@ -533,5 +533,6 @@ def test_however_much_a_worker_has_is_compared(on: On) -> None:
             bench.worker.end(remote, Outcome(outputs=outputs))
         answer = await bench.link.attempts()
         assert [report.remote_id for report in answer.attempts] == remotes
+        assert await bench.link.outputs(remotes[-1]) == outputs
 
     on(body)

@@ -151,8 +151,8 @@ class FakeWorker:
                     yield Heartbeat(active_jobs=self._busy, draining=self.draining)
 
     async def attempts(self) -> AttemptsAnswer:
-        """Report all that it has, without the lists of outputs."""
-        reports = [brief(held.report) for held in self.held.values()]
+        """Report all that it has, without long lists of outputs."""
+        reports = brief(held.report for held in self.held.values())
         return AttemptsAnswer(journal_id=self.journal_id, seq=self._seq, attempts=reports)
 
     async def cancel(self, remote_id: str) -> None:

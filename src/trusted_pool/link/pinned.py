@@ -30,7 +30,8 @@ from trusted_pool.protocol.messages import (
     WorkerMessage,
 )
 
-#: Bytes of an answer at most. Reports name no outputs: 300 bytes each, and 3 KiB at worst.
+#: Bytes of an answer at most. Lists of outputs take at most 8 MiB of it, escaped; a report takes 300 bytes
+#: without them, and 3 KiB at worst: some thousands of attempts of the worst kind fit, and 25,000 of the usual one.
 MAX_ATTEMPTS_ANSWER = 16 * 1024 * 1024
 MAX_ANSWER = 1024 * 1024
 #: Bytes of one event, or of one list of outputs, at most. Outputs are at most 10,000, and their paths 1 MiB together:

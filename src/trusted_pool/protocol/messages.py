@@ -4,6 +4,8 @@ Times are seconds since the epoch. Structs of answers are open: a reader ignores
 either end may be newer.
 """
 
+from collections.abc import Iterable
+
 import msgspec
 
 from trusted_pool.core.job import Outcome, OutputFile
@@ -21,6 +23,9 @@ ATTEMPT_HEADER = "trusted-pool-attempt"
 HEARTBEAT_S = 5.0
 #: Results of at most this many bytes, log and outputs together, travel inside `ended`.
 INLINE_BYTES = 32 * 1024
+#: Lists of outputs that are longer, or for which all lists of a report would be, do not travel in it.
+LISTED_BYTES = 4 * 1024
+ALL_LISTED_BYTES = 4 * 1024 * 1024
 
 
 class HealthAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -105,17 +110,24 @@ class AttemptReport(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tru
     words: str = ""
 
 
-def brief(report: AttemptReport) -> AttemptReport:
-    """Leave out the list of outputs, which may be megabytes: `GET /outputs/{id}` has it."""
-    outcome = report.outcome
-    if outcome is None or not outcome.outputs:
-        return report
-    outcome = msgspec.structs.replace(outcome, outputs=(), more_outputs=len(outcome.outputs))
-    return msgspec.structs.replace(report, outcome=outcome)
+def brief(reports: Iterable[AttemptReport]) -> list[AttemptReport]:
+    """Leave out long lists of outputs, of up to megabytes each: `GET /outputs/{id}` has them. Short ones stay."""
+    room, found = ALL_LISTED_BYTES, []
+    for report in reports:
+        outcome = report.outcome
+        if outcome is not None and outcome.outputs:
+            size = sum(len(file.path.encode()) + 150 for file in outcome.outputs)  # 150: size, digest, JSON
+            if size > min(LISTED_BYTES, room):
+                outcome = msgspec.structs.replace(outcome, outputs=(), more_outputs=len(outcome.outputs))
+                report = msgspec.structs.replace(report, outcome=outcome)  # noqa: PLW2901 - the same one, shorter
+            else:
+                room -= size
+        found.append(report)
+    return found
 
 
 class AttemptsAnswer(msgspec.Struct, frozen=True, kw_only=True):
-    """`GET /attempts`: all that the worker has of this pool, each `brief`."""
+    """`GET /attempts`: all that the worker has of this pool, with `brief` reports."""
 
     journal_id: str
     seq: int  #: the reports say everything up to this event

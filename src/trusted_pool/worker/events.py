@@ -43,7 +43,7 @@ class Events:
         """Return all that the worker has of this pool."""
         # The number first: an event that comes between is told again, never left out.
         seq = await self._journal.seq()
-        reports = [brief(report_of(entry)) for entry in self._attempts if entry.pool_id == pool_id]
+        reports = brief(report_of(entry) for entry in self._attempts if entry.pool_id == pool_id)
         return AttemptsAnswer(journal_id=self._journal.journal_id, seq=seq, attempts=reports)
 
     async def follow(self, pool_id: str, journal_id: str, after: int) -> AsyncGenerator[list[WorkerMessage], None]:

@@ -76,7 +76,7 @@ class Attempt:
                 run.watch.end_for(Reason.CANCELLED)
 
         try:
-            facts = await self._runner.run(self.slot, command, on_log, starting)
+            facts = await self._runner.run(self.slot, self._owner, command, on_log, starting)
         finally:
             self._run = None
             if self._killer is not None:

@@ -113,7 +113,7 @@ class BubblewrapSandbox:
             log_limit_bytes=self._log_limit_bytes,
         )
         with self._directory(_PROBE, self._slots[0]) as fd:
-            prober = probe.Prober(self._runner, self._slots[0], _PROBE, fd)
+            prober = probe.Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)
             await prober.must_run()
             if self._cgroups is not None:
                 self._runner.level = 3 if self._slots[0].uid is not None else 2

@@ -1,40 +1,63 @@
 """How much of the disk a tree of files takes, counted while a hostile job changes it."""
 
+import errno
 import os
 import stat
+from collections.abc import Callable
 
 import msgspec
 
+from trusted_pool.sandbox.wipe import make_accessible, open_directory
+
 #: Deeper than any project; without a bound a job could make counting need a descriptor for each level.
 MAX_DEPTH = 200
+_HIDDEN = frozenset({errno.EACCES, errno.EPERM})
 
 
 class DiskUse(msgspec.Struct, frozen=True, kw_only=True):
-    """What was found. `too_deep`: directories nest beyond what is looked at."""
+    """What was found. `too_deep`: directories nest beyond what is looked at; `hidden`: one may not be listed."""
 
     bytes: int = 0
     files: int = 0
     too_deep: bool = False
+    hidden: bool = False
 
 
-def use_of(directory: int, *, stop_bytes: int, stop_files: int) -> DiskUse:
-    """Count what is below an open directory; stop counting once beyond a bound.
+def use_of(
+    directory: int,
+    *,
+    stop_bytes: int,
+    stop_files: int,
+    permit: bool = False,
+    going: Callable[[], bool] | None = None,
+) -> DiskUse:
+    """Count what is below an open directory; stop counting once beyond a bound, or when not `going` any more.
 
     Never follows a symlink and never leaves the tree: every step opens a name relative to an open directory. What
-    vanishes meanwhile is skipped.
+    vanishes meanwhile is skipped. `permit`: make directories that hide what is in them readable, which only their owner
+    can, and only when nothing works in them any more.
     """
     total = files = 0
+    hidden = False
     todo: list[tuple[int, list[str]]] = []
 
-    def enter(fd: int) -> None:
+    def enter(parent: int, name: str) -> None:
+        nonlocal hidden
         try:
-            todo.append((fd, os.listdir(fd)))
+            fd = open_directory(parent, name) if permit else _listed(parent, name)
+        except OSError as error:
+            hidden = hidden or error.errno in _HIDDEN
+            return
+        try:
+            todo.append((fd, os.listdir(fd)))  # noqa: PTH208 - of a descriptor
         except OSError:
             os.close(fd)
 
-    enter(os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory))
+    if permit:
+        make_accessible(directory, directory)
+    enter(directory, ".")
     try:
-        while todo:
+        while todo and (going is None or going()):
             fd, names = todo[-1]
             if not names:
                 os.close(todo.pop()[0])
@@ -42,7 +65,8 @@ def use_of(directory: int, *, stop_bytes: int, stop_files: int) -> DiskUse:
             name = names.pop()
             try:
                 info = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError:
+            except OSError as error:
+                hidden = hidden or error.errno in _HIDDEN  # it may be listed, but not searched
                 continue
             files += 1
             total += info.st_blocks * 512
@@ -50,16 +74,16 @@ def use_of(directory: int, *, stop_bytes: int, stop_files: int) -> DiskUse:
                 break
             if stat.S_ISDIR(info.st_mode):
                 if len(todo) >= MAX_DEPTH:
-                    return DiskUse(bytes=total, files=files, too_deep=True)
-                try:
-                    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-                    enter(os.open(name, flags, dir_fd=fd))
-                except OSError:
-                    continue
+                    return DiskUse(bytes=total, files=files, too_deep=True, hidden=hidden)
+                enter(fd, name)
     finally:
         for fd, _ in todo:
             os.close(fd)
-    return DiskUse(bytes=total, files=files)
+    return DiskUse(bytes=total, files=files, hidden=hidden)
+
+
+def _listed(parent: int, name: str) -> int:
+    return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
 
 
 def held_open(pids: list[int], device: int) -> int:

@@ -6,6 +6,7 @@ from trusted_pool.core.words import Reason
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.protocol import frames
 from trusted_pool.sandbox import machine, policy
+from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.runner import Command, Run, Runner
 from trusted_pool.sandbox.slots import Slot
 from trusted_pool.sandbox.verdict import Facts, judge
@@ -21,10 +22,11 @@ _SWARM = "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; kill $(jobs -
 class Prober:
     """Runs commands in probe sandboxes, in one slot and one directory."""
 
-    def __init__(self, runner: Runner, slot: Slot, directory: str, dir_fd: int) -> None:
+    def __init__(self, runner: Runner, slot: Slot, owner: Owner, directory: str, dir_fd: int) -> None:
         """`directory`: its name below the jobs' directory; `dir_fd`: the same, open."""
         self._runner = runner
         self._slot = slot
+        self._owner = owner
         self._directory = directory
         self._dir_fd = dir_fd
 
@@ -40,7 +42,7 @@ class Prober:
 
         env = policy.environment({}, {})
         command = Command(argv=argv, env=env, limits=limits, directory=self._directory, dir_fd=self._dir_fd)
-        facts = await self._runner.run(self._slot, command, on_log, starting)
+        facts = await self._runner.run(self._slot, self._owner, command, on_log, starting)
         return facts, b"".join(said).decode(errors="replace")
 
     async def must_run(self) -> None:

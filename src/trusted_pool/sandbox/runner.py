@@ -11,6 +11,7 @@ from trusted_pool.ports.sandbox import OnLog
 from trusted_pool.sandbox import policy
 from trusted_pool.sandbox.cgroups import GroupLimits
 from trusted_pool.sandbox.loglimit import LogLimit
+from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.program import Launch, Program
 from trusted_pool.sandbox.slots import Slot
 from trusted_pool.sandbox.verdict import Facts
@@ -64,6 +65,7 @@ class Runner:
     async def run(
         self,
         slot: Slot,
+        owner: Owner,
         command: Command,
         on_log: OnLog,
         on_start: Callable[[Run], Awaitable[None]],
@@ -91,6 +93,7 @@ class Runner:
 
         async def starting() -> None:
             await on_start(Run(program, watch, log))
+            watch.begin()
             watching.append(asyncio.ensure_future(watch.look_on()))
 
         try:
@@ -100,9 +103,10 @@ class Runner:
                 task.cancel()
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
+            watch.end()
             if group is not None:
                 group.end()
-        watch.last_look()
+        await watch.last_look(owner)
         reading = watch.reading()
         return Facts(
             status=ended.status,

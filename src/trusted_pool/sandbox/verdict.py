@@ -76,10 +76,13 @@ def _limit(facts: Facts, breach: Breach) -> Outcome:
             return Outcome(
                 reason=breach.reason,
                 limit="disk_mb",
-                detail=f"its files took more than its {limits.disk_bytes // MB} MB, or there were more than "
+                detail=breach.words
+                or f"its files took more than its {limits.disk_bytes // MB} MB, or there were more than "
                 f"{limits.files} of them, or they were nested too deep",
                 evidence={"disk_bytes": int(breach.seen), "disk_limit_bytes": limits.disk_bytes},
             )
+        case Reason.SANDBOX_FAILED:
+            return Outcome(reason=breach.reason, detail=breach.words)
         case _:
             return Outcome(reason=breach.reason, detail="it was cancelled and ended")
 

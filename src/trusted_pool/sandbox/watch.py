@@ -10,6 +10,7 @@ from trusted_pool.core.job import Usage
 from trusted_pool.core.words import Reason
 from trusted_pool.sandbox import disk, proc
 from trusted_pool.sandbox.cgroups import Group, Reading
+from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.policy import Limits
 from trusted_pool.sandbox.program import Program, settled
 
@@ -18,13 +19,15 @@ FIRST_LOOK_S = 0.05
 LOOK_EVERY_S = 0.25
 #: The disk is looked at at most this often, and never takes more than a tenth of the time.
 DISK_EVERY_S = 1.0
+_HIDDEN = "it made a directory unreadable, so that its files could not be counted"
 
 
 class Breach(msgspec.Struct, frozen=True, kw_only=True):
-    """The limit that ended a program, and what was seen."""
+    """The limit that ended a program, and what was seen. `words`: why, when it is not the plain limit."""
 
     reason: Reason
     seen: float = 0.0
+    words: str = ""
 
 
 class Watch:
@@ -41,35 +44,49 @@ class Watch:
         self._cpu = 0.0
         self._began = 0.0
         self._ended = 0.0
+        self._timer: asyncio.TimerHandle | None = None
         self.breach: Breach | None = None
 
-    def ending_for(self, reason: Reason, seen: float = 0.0) -> None:
+    def ending_for(self, reason: Reason, seen: float = 0.0, words: str = "") -> None:
         """Note why the program is to end; the first reason stands."""
         if self.breach is None:
-            self.breach = Breach(reason=reason, seen=seen)
+            self.breach = Breach(reason=reason, seen=seen, words=words)
 
-    def end_for(self, reason: Reason, seen: float = 0.0) -> None:
+    def end_for(self, reason: Reason, seen: float = 0.0, words: str = "") -> None:
         """Kill the program for a reason."""
-        self.ending_for(reason, seen)
+        self.ending_for(reason, seen, words)
         self._program.kill()
 
-    async def look_on(self) -> None:
-        """Look until cancelled. The wall clock runs from here."""
+    def begin(self) -> None:
+        """Let the wall clock run. It is a timer of its own: no look that fails can stop it."""
         self._began = time.monotonic()
-        timer = asyncio.get_running_loop().call_later(self._limits.timeout_s, self._timeout)
+        self._timer = asyncio.get_running_loop().call_later(self._limits.timeout_s, self._timeout)
+
+    def end(self) -> None:
+        """Stop the clock: no process is left."""
+        self._ended = time.monotonic()
+        if self._timer is not None:
+            self._timer.cancel()
+
+    async def look_on(self) -> None:
+        """Look until cancelled. A program that cannot be looked at any more is ended; this raises nothing else."""
+        try:
+            await self._look_on()
+        except Exception as error:  # noqa: BLE001 - whatever it is, nobody would hold the limits from here on
+            words = f"the worker could not measure it any more, so it was killed: {error or type(error).__name__}"
+            self.end_for(Reason.SANDBOX_FAILED, words=words)
+
+    async def _look_on(self) -> None:
         disk_due = self._began + LOOK_EVERY_S
         pause = FIRST_LOOK_S
-        try:
-            while True:
-                await asyncio.sleep(pause)
-                pause = LOOK_EVERY_S
-                self._look()
-                now = time.monotonic()
-                if now >= disk_due:
-                    self._judge_disk(*await settled(asyncio.to_thread(self._count_disk)))
-                    disk_due = time.monotonic() + max(DISK_EVERY_S, 10 * (time.monotonic() - now))
-        finally:
-            timer.cancel()
+        while True:
+            await asyncio.sleep(pause)
+            pause = LOOK_EVERY_S
+            self._look()
+            now = time.monotonic()
+            if now >= disk_due:
+                self._judge_disk(*await settled(asyncio.to_thread(self._count_disk)))
+                disk_due = time.monotonic() + max(DISK_EVERY_S, 10 * (time.monotonic() - now))
 
     def _timeout(self) -> None:
         self.end_for(Reason.TIMEOUT, self._limits.timeout_s)
@@ -95,29 +112,36 @@ class Watch:
 
     def _count_disk(self) -> tuple[disk.DiskUse, int]:
         """Count, in another thread: numbers alone. They are judged where the program's end is known."""
-        use = self.disk_use()
+        limits = self._limits
+        use = disk.use_of(
+            self._directory,
+            stop_bytes=limits.disk_bytes,
+            stop_files=limits.files,
+            going=lambda: self._program.init is not None,
+        )
         init = self._program.init
         return use, disk.held_open(proc.tree(init), self._device) if init is not None else 0
 
     def _judge_disk(self, use: disk.DiskUse, held: int) -> None:
         if self._over(use, held):
             self.end_for(Reason.DISK_LIMIT, use.bytes + held)
-
-    def disk_use(self) -> disk.DiskUse:
-        """What the attempt's directory takes."""
-        limits = self._limits
-        return disk.use_of(self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files)
+        elif use.hidden:
+            self.end_for(Reason.DISK_LIMIT, use.bytes + held, _HIDDEN)
 
     def _over(self, use: disk.DiskUse, held: int = 0) -> bool:
         limits = self._limits
         return use.bytes + held > limits.disk_bytes or use.files > limits.files or use.too_deep
 
-    def last_look(self) -> None:
-        """After the end: a short program may have gone beyond a limit between two looks."""
-        self._ended = time.monotonic()
+    async def last_look(self, owner: Owner) -> None:
+        """After the end: a short program may have gone beyond a limit between two looks.
+
+        `owner` reads the directory: it may make readable what the program hid.
+        """
         reading = self.reading()
         limits = self._limits
-        use = self.disk_use()
+        use = await owner.call(
+            disk.use_of, self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files, permit=True
+        )
         if self.breach is not None:
             return
         if reading.oom_kills:

@@ -29,7 +29,7 @@ def wipe_tree(parent_fd: int, name: str) -> None:
         if not stat.S_ISDIR(os.stat(name, dir_fd=parent_fd, follow_symlinks=False).st_mode):
             os.unlink(name, dir_fd=parent_fd)
             return
-        fd = _open(parent_fd, name)
+        fd = open_directory(parent_fd, name)
         try:
             wipe(fd)
         finally:
@@ -47,7 +47,7 @@ def wipe(dir_fd: int) -> None:
     Raises:
         SandboxError: something could not be removed; the message names it.
     """
-    _permit(dir_fd, dir_fd)
+    make_accessible(dir_fd, dir_fd)
     moved = 0
     while found := _some(dir_fd):
         for name, directory in found:
@@ -63,7 +63,7 @@ def wipe(dir_fd: int) -> None:
 
 
 def _remove(top: int, name: str, moved: int) -> int:
-    fd = _open(top, name)
+    fd = open_directory(top, name)
     try:
         while found := _some(fd):
             for inner, directory in found:
@@ -79,7 +79,7 @@ def _remove(top: int, name: str, moved: int) -> int:
 
 def _move_up(fd: int, name: str, top: int, moved: int) -> int:
     """Move a directory to the top under a name that is free there. An empty one may be replaced by it."""
-    os.close(_open(fd, name))  # a directory that is moved must be writable
+    os.close(open_directory(fd, name))  # a directory that is moved must be writable
     while True:
         moved += 1
         try:
@@ -105,16 +105,17 @@ def _some(fd: int) -> list[tuple[str, bool]]:
     return found
 
 
-def _open(dir_fd: int, name: str) -> int:
-    """Open a directory for listing and writing, whatever its mode says."""
+def open_directory(dir_fd: int, name: str) -> int:
+    """Open a directory for listing and writing, whatever its mode says. For its owner, or root. Raises OSError."""
     path_fd = open_beneath(dir_fd, name, _PATH_ONLY)
     try:
-        _permit(path_fd, f"/proc/self/fd/{path_fd}")  # fchmod refuses a descriptor that is a mere path
+        make_accessible(path_fd, f"/proc/self/fd/{path_fd}")  # fchmod refuses a descriptor that is a mere path
     finally:
         os.close(path_fd)
     return open_beneath(dir_fd, name, READ_DIRECTORY)
 
 
-def _permit(fd: int, directory: int | str) -> None:
+def make_accessible(fd: int, directory: int | str) -> None:
+    """Let the owner list, search and change an open directory; `directory` is what chmod takes. Raises OSError."""
     if os.fstat(fd).st_mode & _ALL_OF_OWNER != _ALL_OF_OWNER:
         os.chmod(directory, _ALL_OF_OWNER)  # noqa: PTH101 - a descriptor, or the name of one

@@ -30,16 +30,20 @@ from trusted_pool.store.sqlite import SqliteStore
 FEW, MANY = 1000, 1_000_000
 TOGETHER = 1000
 TURNS = 60
+STARTS = 3
 SHAPES = 8
 NOW = 1_700_000_000.0
 START_BELOW_S = 3.0
 TIMES = 2.0  #: what a thousandfold of jobs or owners may cost
+COSTS = ("reserve_8_ms", "place_8_ms", "submit_ms")
+Key = tuple[int, int]  #: jobs, owners
 MANIFEST = json.dumps({"entrypoint": "main.py", "interpreter": "python3", "args": [], "env": {}, "timeout": 300.0})
 
 
 def job_id(number: int) -> str:
-    """Ids are no order, as real ones are not."""
-    return f"pool-{hashlib.sha256(b'%d' % number).hexdigest()[:16]}"
+    """Begin with the time, as real ones do, and go on at random."""
+    token = hashlib.sha256(b"%d" % number).hexdigest()[:8]
+    return f"pool-{int((NOW + number / 1000) * 16) & 0xFFFFFFFF:08x}{token}"
 
 
 def queued(number: int, owners: int) -> Job:
@@ -67,27 +71,35 @@ async def fill(path: Path, count: int, owners: int, state: JobState) -> None:
     await store.close()
 
 
-async def costs(path: Path, owners: int) -> dict[str, float]:
-    """Milliseconds (medians) of one reservation of 8, of placing those 8, of one submit."""
-    store = SqliteStore.open(path)
-    shapes = [s.shape for s in await store.shapes()]
-    reserving, placing, submitting = [], [], []
+async def costs(paths: dict[Key, Path]) -> dict[Key, dict[str, float]]:
+    """Milliseconds (medians) of one reservation of 8, of placing those 8, of one submit, in each store in turn.
+
+    In turn: what else the machine does meanwhile then slows all of them alike.
+    """
+    stores = {key: SqliteStore.open(path) for key, path in paths.items()}
+    shapes = {key: [s.shape for s in await store.shapes()] for key, store in stores.items()}
+    spent: dict[Key, dict[str, list[float]]] = {key: {name: [] for name in COSTS} for key in stores}
     for turn in range(TURNS):
-        begin = time.perf_counter()
-        rows = await store.reserve(shapes, 8, "bench", NOW * 2, NOW * 2)
-        reserving.append(time.perf_counter() - begin)
-        assert len(rows) == 8
-        units = [_placed(row) for row in rows]
-        begin = time.perf_counter()
-        assert all(c.ok for c in await store.commit(units))
-        placing.append(time.perf_counter() - begin)
-        unit = Unit(job=queued(10**9 + turn, owners))
-        begin = time.perf_counter()
-        assert (await store.commit([unit]))[0].ok
-        submitting.append(time.perf_counter() - begin)
-    await store.close()
-    timed = {"reserve_8_ms": reserving, "place_8_ms": placing, "submit_ms": submitting}
-    return {name: round(statistics.median(values) * 1000, 3) for name, values in timed.items()}
+        for key, store in stores.items():
+            begin = time.perf_counter()
+            rows = await store.reserve(shapes[key], 8, "bench", NOW * 2, NOW * 2)
+            reserved = time.perf_counter()
+            assert len(rows) == 8
+            units = [_placed(row) for row in rows]
+            before = time.perf_counter()
+            assert all(c.ok for c in await store.commit(units))
+            placed = time.perf_counter()
+            assert (await store.commit([Unit(job=queued(10**7 + turn, key[1]))]))[0].ok
+            submitted = time.perf_counter()
+            for name, seconds in zip(COSTS, (reserved - begin, placed - before, submitted - placed), strict=True):
+                spent[key][name].append(seconds)
+    for store in stores.values():
+        await store.close()
+    return {key: {name: _ms(values) for name, values in of.items()} for key, of in spent.items()}
+
+
+def _ms(seconds: list[float]) -> float:
+    return round(statistics.median(seconds) * 1000, 3)
 
 
 def _placed(row: Versioned) -> Unit:
@@ -126,15 +138,12 @@ class Coordinator:
         line.close()
         return answer.status, body
 
-    def median_ms(self, path: str, times: int = 30) -> float:
-        """Return what a GET takes."""
-        spent = []
-        for _ in range(times):
-            begin = time.perf_counter()
-            status, body = self.ask(path)
-            spent.append(time.perf_counter() - begin)
-            assert status == 200, body
-        return round(statistics.median(spent) * 1000, 2)
+    def timed(self, path: str) -> float:
+        """Return the seconds of a GET."""
+        begin = time.perf_counter()
+        status, body = self.ask(path)
+        assert status == 200, body
+        return time.perf_counter() - begin
 
     def __enter__(self) -> Self:
         return self
@@ -144,15 +153,15 @@ class Coordinator:
         self._process.wait(30)
 
 
-def pages(coordinator: Coordinator, count: int) -> dict[str, float]:
-    """Milliseconds of what people look at."""
+def pages(coordinator: Coordinator, count: int) -> dict[str, str]:
+    """Return the paths of what people look at."""
     _, body = coordinator.ask("/jobs?limit=100")
     deep = json.loads(body)["next"]
     for _ in range(20):
         _, body = coordinator.ask(f"/jobs?limit=1000&after={deep}")
         deep = json.loads(body)["next"] or deep
     last = job_id(count - 1)
-    asked = {
+    return {
         "status_ms": f"/status/{last}",
         "history_ms": f"/history/{last}",
         "jobs_page_ms": "/jobs?limit=100",
@@ -161,53 +170,47 @@ def pages(coordinator: Coordinator, count: int) -> dict[str, float]:
         "pool_ms": "/pool",
         "metrics_ms": "/metrics",
     }
-    return {name: coordinator.median_ms(path) for name, path in asked.items()}
+
+
+def look(kind: str, few: Path, data: Path, many: int) -> list[dict[str, Any]]:
+    """Start coordinators on both, in turn; then ask both for pages, in turn."""
+    starts: dict[Path, list[float]] = {few: [], data: []}
+    for _ in range(STARTS):
+        for each, seconds in starts.items():
+            with Coordinator(each) as coordinator:
+                seconds.append(coordinator.start_s)
+    mark = f"< {START_BELOW_S:g} s"
+    medians = [round(statistics.median(starts[each]), 3) for each in (data, few)]
+    rows = [_row(f"start until /health answers, {kind} jobs, s", *medians, mark)]
+    with Coordinator(few) as small, Coordinator(data) as large:
+        paths = pages(small, FEW), pages(large, many)
+        for name in paths[0]:
+            spent: tuple[list[float], list[float]] = [], []
+            for _ in range(30):
+                spent[0].append(small.timed(paths[0][name]))
+                spent[1].append(large.timed(paths[1][name]))
+            rows.append(_row(f"{name}, {kind} jobs", _ms(spent[1]), _ms(spent[0]), f"<= {TIMES:g} x"))
+    return rows
 
 
 def measure(many: int) -> list[dict[str, Any]]:
     """Fill and measure all."""
-    rows: list[dict[str, Any]] = []
-    cost: dict[tuple[int, int], dict[str, float]] = {}
-    seen: dict[tuple[str, int], dict[str, float]] = {}
-    start: dict[tuple[str, int], float] = {}
     with tempfile.TemporaryDirectory(prefix="tpool-bench-") as home:
-        for count in (FEW, many):
-            for owners in (1, 1000):
-                data = Path(home) / f"queued-{count}-{owners}"
-                data.mkdir()
-                asyncio.run(fill(data / "coordinator.db", count, owners, JobState.QUEUED))
-                if owners == 1:
-                    start["queued", count], seen["queued", count] = look(data, count)
-                cost[count, owners] = asyncio.run(costs(data / "coordinator.db", owners))
-            data = Path(home) / f"ended-{count}"
-            data.mkdir()
-            asyncio.run(fill(data / "coordinator.db", count, 1, JobState.COMPLETED))
-            start["ended", count], seen["ended", count] = look(data, count)
-    for kind in ("queued", "ended"):
-        mark = f"< {START_BELOW_S:g} s"
-        rows.append(_row(f"start until /health answers, {kind} jobs, s", start[kind, many], start[kind, FEW], mark))
-    for name in cost[FEW, 1]:
+        paths: dict[Key, Path] = {}
+        for key in [(count, owners) for count in (FEW, many) for owners in (1, 1000)]:
+            paths[key] = Path(home) / f"queued-{key[0]}-{key[1]}" / "coordinator.db"
+            asyncio.run(fill(paths[key], *key, JobState.QUEUED))
+        old = {count: Path(home) / f"ended-{count}" / "coordinator.db" for count in (FEW, many)}
+        for count, path in old.items():
+            asyncio.run(fill(path, count, 1, JobState.COMPLETED))
+        rows = look("queued", paths[FEW, 1].parent, paths[many, 1].parent, many)
+        rows += look("ended", old[FEW].parent, old[many].parent, many)
+        cost = asyncio.run(costs(paths))
+    for name in COSTS:
         for owners in (1, 1000):
-            what = f"{name}, {owners} owners"
-            rows.append(_row(what, cost[many, owners][name], cost[FEW, owners][name], f"<= {TIMES:g} x"))
+            rows.append(_row(f"{name}, {owners} owners", cost[many, owners][name], cost[FEW, owners][name], "<= 2 x"))
         rows.append(_row(f"{name}, 1000 owners against 1", cost[many, 1000][name], cost[many, 1][name], "<= 2 x"))
-    for kind in ("ended", "queued"):
-        rows.extend(
-            _row(f"{name}, {kind} jobs", seen[kind, many][name], seen[kind, FEW][name], f"<= {TIMES:g} x")
-            for name in seen[kind, many]
-        )
     return rows
-
-
-def look(data: Path, count: int) -> tuple[float, dict[str, float]]:
-    """Start the coordinator three times; return the median and what pages cost."""
-    starts: list[float] = []
-    found: dict[str, float] = {}
-    for _ in range(3):
-        with Coordinator(data) as coordinator:
-            starts.append(coordinator.start_s)
-            found = found or pages(coordinator, count)
-    return round(statistics.median(starts), 3), found
 
 
 def _row(what: str, ours: float, baseline: float, mark: str) -> dict[str, Any]:

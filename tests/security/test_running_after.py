@@ -3,7 +3,9 @@
 import asyncio
 import hashlib
 import shutil
+import sys
 import tempfile
+import threading
 from collections.abc import AsyncIterator, Awaitable, Callable
 from pathlib import Path
 
@@ -92,3 +94,29 @@ def test_an_ended_job_kills_nobody(play: Callable[[Callable[[Scene], Awaitable[N
         assert stage.said["second"] == b"done\n"
 
     play(scene)
+
+
+def test_what_a_job_left_is_not_walked_through_in_the_event_loop(
+    play: Callable[[Callable[[Scene], Awaitable[None]]], None],
+):
+    listed: list[str] = []
+    looking = [True]
+
+    def hook(event: str, arguments: tuple[object, ...]) -> None:
+        if looking[0] and event == "os.listdir" and isinstance(arguments[0], int):
+            listed.append(threading.current_thread().name)
+
+    sys.addaudithook(hook)  # for good: it only looks while this test runs
+
+    async def scene(stage: Scene) -> None:
+        async def go() -> None:
+            listed.clear()
+
+        await stage.run("many", "import os\nfor n in range(50): os.mkdir(str(n))", 0, go)
+        assert len(listed) >= 51
+        assert threading.main_thread().name not in listed
+
+    try:
+        play(scene)
+    finally:
+        looking[0] = False

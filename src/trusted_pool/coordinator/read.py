@@ -11,7 +11,7 @@ from trusted_pool.coordinator.roster import Roster
 from trusted_pool.core.job import Attempt, Job
 from trusted_pool.core.words import RETRYABLE, AttemptState, Duty, JobState, WorkerHealth
 from trusted_pool.ports.clock import Clock
-from trusted_pool.ports.store import JobQuery, Result, Store
+from trusted_pool.ports.store import JobQuery, Result, Store, StoreSlowError
 from trusted_pool.protocol.answers import (
     ExecutionMetadata,
     ExplainAnswer,
@@ -24,7 +24,7 @@ from trusted_pool.protocol.answers import (
     WorkerAnswer,
     WorkerStatus,
 )
-from trusted_pool.protocol.errors import BadRequestError, ConflictError
+from trusted_pool.protocol.errors import BadRequestError, ConflictError, UnavailableError
 
 Allowed = Callable[[Job], None]
 
@@ -94,9 +94,13 @@ class Read:
         return HistoryAnswer(job_id=job_id, events=events)
 
     async def jobs(self, query: JobQuery) -> JobsAnswer:
-        """Return one page of jobs, newest first. Raises BadRequestError for a bad cursor."""
+        """Return one page of jobs, newest first. Raises BadRequestError for a bad cursor, UnavailableError."""
         try:
             page = await self._store.jobs(query)
+        except StoreSlowError as error:
+            raise UnavailableError(
+                str(error), code="too_slow", hint="narrow the filter: since, until, state or name", retry_after_s=1.0
+            ) from None
         except ValueError:
             raise BadRequestError("after: no cursor of this list", hint="pass the `next` of the page before") from None
         return JobsAnswer(jobs=[_summary(job) for job in page.jobs], next=page.next)

@@ -23,6 +23,10 @@ class StoreDamagedError(StoreError):
     """The database is damaged. It was not touched."""
 
 
+class StoreSlowError(StoreError):
+    """The question takes too long; one that looks at less may be answered."""
+
+
 class StoreInUseError(StoreError):
     """Another process has it."""
 
@@ -132,7 +136,7 @@ class JobQuery(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}  #: each must be equal
     since: float | None = None  #: submitted at or after
     until: float | None = None  #: submitted before
-    limit: int = 50
+    limit: int = 50  #: a page of large jobs may hold fewer
     after: str | None = None  #: cursor of the page before
 
 
@@ -189,7 +193,7 @@ class Store(Protocol):
         """Load up to n queued jobs whose `expires_at` has passed."""
 
     async def jobs(self, query: JobQuery) -> JobPage:
-        """Return one page of jobs. Raises ValueError for a cursor that it did not make."""
+        """Return one page of jobs. Raises ValueError for a cursor that it did not make; StoreSlowError."""
 
     async def queue_position(self, job: Job) -> int | None:
         """Return how many queued jobs go before it, or None when it is not queued."""

@@ -3,26 +3,36 @@
 import heapq
 import sqlite3
 from collections.abc import Iterator
-from itertools import islice
+from contextlib import ExitStack, closing
 
+from trusted_pool.core.job import Job
 from trusted_pool.core.words import JobState
 from trusted_pool.ports.store import JobPage, JobQuery
 from trusted_pool.store.rows import cursor, job_of, limit_of, place_of
+
+#: A page of jobs with large manifests ends before its limit; one job it always holds.
+PAGE_BYTES = 16 * 1024 * 1024
 
 
 def page(connection: sqlite3.Connection, query: JobQuery) -> JobPage:
     """Return one page. Raises ValueError for a cursor that was not made by it."""
     limit = limit_of(query)
     after = place_of(query.after) if query.after is not None else None
-    rows = list(islice(heapq.merge(*_runs(connection, query, after, limit + 1), reverse=True), limit + 1))
-    jobs = tuple(job_of(data) for _, _, data in rows[:limit])
-    more = cursor(jobs[-1].submitted_at, jobs[-1].job_id) if len(rows) > limit else None
-    return JobPage(jobs=jobs, next=more)
+    jobs: list[Job] = []
+    size = 0
+    with ExitStack() as stack:  # a cursor left open would keep the log from being copied
+        runs = [stack.enter_context(closing(run)) for run in _runs(connection, query, after, limit + 1)]
+        for _, _, data in heapq.merge(*runs, reverse=True):
+            size += len(data)
+            if jobs and (len(jobs) == limit or size > PAGE_BYTES):
+                return JobPage(jobs=tuple(jobs), next=cursor(jobs[-1].submitted_at, jobs[-1].job_id))
+            jobs.append(job_of(data))
+    return JobPage(jobs=tuple(jobs))
 
 
 def _runs(
     connection: sqlite3.Connection, query: JobQuery, after: tuple[float, str] | None, n: int
-) -> Iterator[list[tuple[float, str, str]]]:
+) -> Iterator[sqlite3.Cursor]:
     """Yield runs of at most n rows, newest first; one per state where an index has states, so that none is sorted."""
     states: list[JobState | None]
     if query.name is not None or (query.owner is None and query.worker_id is None and not query.states):
@@ -31,7 +41,7 @@ def _runs(
         states = list(dict.fromkeys(query.states)) or list(JobState)
     for state in states:
         statement, arguments = select(query, state, after, n)
-        yield connection.execute(statement, arguments).fetchall()
+        yield connection.execute(statement, arguments)
 
 
 def select(
@@ -54,7 +64,8 @@ def select(
     if state is not None:
         where("state = ?", state.value)
     elif query.states:
-        where(f"state IN ({','.join('?' * len(query.states))})", *(s.value for s in query.states))
+        states = dict.fromkeys(query.states)
+        where(f"state IN ({','.join('?' * len(states))})", *(s.value for s in states))
     if query.since is not None:
         where("submitted_at >= ?", query.since)
     if query.until is not None:

@@ -3,6 +3,7 @@
 import asyncio
 import sqlite3
 import threading
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -22,6 +23,7 @@ from trusted_pool.ports.store import (
     ShapeCount,
     Share,
     StoreError,
+    StoreSlowError,
     Unit,
     Versioned,
 )
@@ -35,7 +37,13 @@ from trusted_pool.store.queue import Reservation
 from trusted_pool.store.rows import all_states, data_of, job_of, place_among, request_of, result_of, worker_of
 from trusted_pool.store.writer import Writer
 
-READING_THREADS = 2
+#: Threads that list jobs for clients. Everything else that may be long has one of its own, which they cannot keep busy.
+LISTING_THREADS = 2
+#: A listing may take so long, and be answered so long after it was asked for; it may have to look at every job.
+LISTING_S = 2.0
+LISTING_WAIT_S = 10.0
+#: Steps of SQLite between two looks at the time.
+LOOK_STEPS = 10_000
 #: So many shapes are read in the event loop; more take a thread.
 FEW_SHAPES = 64
 T = TypeVar("T")
@@ -46,7 +54,7 @@ class SqliteStore:
 
     Commits go through one writer thread, which groups them. Point reads (a job, a result, a key) are answered in the
     event loop, on a connection of their own: 10 µs, where a hop to another thread and back costs 50. Reads that may be
-    long have threads.
+    long have a thread; listings, whose length clients decide, have others and a time limit.
     """
 
     def __init__(self, path: Path, lock: DatabaseLock, writing: sqlite3.Connection) -> None:
@@ -58,7 +66,8 @@ class SqliteStore:
         self._near = connect(path, reading=True)
         self._far: list[sqlite3.Connection] = []
         self._local = threading.local()
-        self._readers = ThreadPoolExecutor(READING_THREADS, "store-reader", initializer=self._begin_reading)
+        self._reader = ThreadPoolExecutor(1, "store-reader", initializer=self._begin_reading)
+        self._listers = ThreadPoolExecutor(LISTING_THREADS, "store-lister", initializer=self._begin_reading)
         self._shapes = 0  # when they were last counted
         self._closing: asyncio.Future[None] | None = None
         self._closed = False
@@ -154,8 +163,25 @@ class SqliteStore:
         return _versioned(self._point(sql.EXPIRED, now, max(n, 0)))
 
     async def jobs(self, query: JobQuery) -> JobPage:
-        """Return one page of jobs. Raises ValueError for a cursor that it did not make."""
-        return await self._read(lambda c: page(c, query), JobPage(jobs=()))
+        """Return one page of jobs. Raises ValueError for a cursor that it did not make; StoreSlowError."""
+        asked_at = time.monotonic()
+
+        def look(connection: sqlite3.Connection) -> JobPage:
+            now = time.monotonic()
+            end = min(now + LISTING_S, asked_at + LISTING_WAIT_S)
+            if now > end:
+                raise StoreSlowError("too many lists of jobs are being asked for")
+            connection.set_progress_handler(lambda: time.monotonic() > end, LOOK_STEPS)
+            try:
+                return page(connection, query)
+            except sqlite3.OperationalError as error:
+                if error.sqlite_errorname != "SQLITE_INTERRUPT":
+                    raise
+                raise StoreSlowError("the list of jobs takes too long") from None
+            finally:
+                connection.set_progress_handler(None, 0)
+
+        return await self._read(look, JobPage(jobs=()), self._listers)
 
     async def queue_position(self, job: Job) -> int | None:
         """Return how many queued jobs go before it, or None when it is not queued. Counts those of its owner."""
@@ -218,7 +244,8 @@ class SqliteStore:
 
     def _close(self) -> None:
         self._writer.stop()
-        self._readers.shutdown()
+        self._reader.shutdown()
+        self._listers.shutdown()
         self._closed = True
         for connection in (*self._far, self._near, self._writing):
             connection.close()
@@ -235,10 +262,12 @@ class SqliteStore:
         except sqlite3.Error as error:
             raise meaning(error, self._path) from error
 
-    async def _read(self, read: Callable[[sqlite3.Connection], T], nothing: T) -> T:
-        """Read on a thread of its own."""
+    async def _read(
+        self, read: Callable[[sqlite3.Connection], T], nothing: T, on: ThreadPoolExecutor | None = None
+    ) -> T:
+        """Read on another thread: by default on the one that clients' listings cannot keep busy."""
         try:
-            return await asyncio.get_running_loop().run_in_executor(self._readers, self._read_here, read)
+            return await asyncio.get_running_loop().run_in_executor(on or self._reader, self._read_here, read)
         except UnicodeEncodeError:
             return nothing  # half a character names nothing
         except RuntimeError as error:

@@ -20,6 +20,7 @@ from trusted_pool.protocol.answers import (
 )
 from trusted_pool.protocol.errors import BadRequestError, ConflictError
 from trusted_pool.web.caller import caller_of
+from trusted_pool.web.job_routes import MAX_LABELS
 
 MAX_PRIORITY = 1000
 PAGE = 500
@@ -39,7 +40,7 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     states: list[JobState] = []
     name: str | None = None
     worker: str | None = None
-    labels: dict[str, str] = {}
+    labels: Annotated[dict[str, str], msgspec.Meta(max_length=MAX_LABELS)] = {}
     since: float | None = None
     until: float | None = None
     all: bool = False  #: every job that has not ended

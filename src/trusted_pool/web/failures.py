@@ -91,7 +91,8 @@ def on_storage_error(_request: Request[Any, Any, Any], error: Exception) -> Resp
     _log.error("Storage: %s", error)
     if isinstance(error, BlobMissingError):
         return answer(UnavailableError("the bytes are missing in the coordinator's store", code="blob_missing"))
-    return answer(UnavailableError(f"the coordinator's store: {error}", hint="try again; see the coordinator's log"))
+    # Its words are the operator's: they name files of this machine.
+    return answer(UnavailableError("the coordinator's store failed", hint="try again; see the coordinator's log"))
 
 
 def on_any_error(_request: Request[Any, Any, Any], error: Exception) -> Response[bytes]:

@@ -20,6 +20,7 @@ from trusted_pool.web.upload import receive
 
 MAX_WAIT_S = 60.0
 MAX_PAGE = 1000
+MAX_LABELS = 8  #: in one filter; each is looked for in every job that the rest of the filter meets
 
 #: The answer is one of two, so the type that documents it stands here.
 _SUBMIT = {200: ResponseSpec(SubmitAnswer, description="The job is kept durably; with dry_run, a verdict")}
@@ -106,6 +107,8 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
 
 
 def _labels(texts: list[str]) -> dict[str, str]:
+    if len(texts) > MAX_LABELS:
+        raise BadRequestError(f"label: {len(texts)} are too many", hint=f"name {MAX_LABELS} at most")
     labels: dict[str, str] = {}
     for text in texts:
         name, equals, value = text.partition("=")

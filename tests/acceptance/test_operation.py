@@ -120,7 +120,7 @@ def test_a_full_disk_refuses_jobs_whole_and_loses_no_result(tmp_path: Path, bwra
 
 
 def _waits(pool: RealPool) -> bool:
-    return any(words in pool.coordinator.log for words in ("cannot be copied yet", "The disk is full; a change of job"))
+    return any(words in pool.coordinator.log for words in ("cannot be copied yet", "waits for the store"))
 
 
 def _sound(database: Path) -> bool:

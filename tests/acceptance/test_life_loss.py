@@ -15,7 +15,6 @@ from support.traces import (
     accepted_results,
     health_of,
     history,
-    journal_of,
     kinds,
     runs_ended,
     spent,
@@ -68,71 +67,80 @@ def test_a_worker_that_is_silent_for_less_than_the_grace_keeps_its_jobs(tmp_path
 
 @pytest.mark.timeout(150)
 def test_after_the_grace_the_policy_decides_and_what_comes_late_is_evidence(tmp_path: Path):
-    def submit(policy: str, max_attempts: int, *seconds: str) -> str:
+    def submit(policy: str, max_attempts: int, seconds: str) -> str:
         retry = {"on_worker_loss": policy, "max_attempts": max_attempts}
-        return pool.submit(LASTS, {**SMALL, "retry": retry, "args": list(seconds)})
+        return pool.submit(LASTS, {**SMALL, "retry": retry, "args": [seconds, "0"]})
 
     with RealPool(tmp_path, [6, 6], options=OPTIONS) as pool:
-        silent, other = pool.workers
+        silent = pool.workers[0]
         placed_on(pool, 0)
-        ends_late = submit("retry", 3, "4", "0")
-        runs_still = submit("retry", 3, "120", "0")
-        once = submit("retry", 1, "120", "0")
-        fails = submit("fail", 3, "120", "0")
-        held = submit("hold", 3, "4", "0")
-        held_on = submit("hold", 3, "30", "0")
-        jobs = [ends_late, runs_still, once, fails, held, held_on]
-        for job_id in jobs:
+        jobs = {
+            "ends late": submit("retry", 3, "6"),
+            "runs still": submit("retry", 3, "120"),
+            "once": submit("retry", 1, "120"),
+            "fails": submit("fail", 3, "120"),
+            "held": submit("hold", 3, "6"),
+            "held, runs still": submit("hold", 3, "120"),
+        }
+        for job_id in jobs.values():
             pool.until_state(job_id, "running")
         silent.send(signal.SIGSTOP)
         placed_on(pool, 1)
         try:
-            for job_id in (ends_late, runs_still):
-                status = pool.wait(job_id)
-                assert (status["state"], status["worker_id"]) == ("completed", other.worker_id), status
-                assert [a["state"] for a in status["attempts"]] == ["lost", "collected"]
-                assert pool.http.get(f"/logs/{job_id}/stdout").text == "attempt 2\n"
-            for job_id in (once, fails):
-                answer = tpool(pool, "wait", job_id, code=125)["job"]
-                assert (answer["state"], answer["reason"], answer["fault"]) == ("failed", "worker_lost", "worker")
-                assert answer["retryable"]
-                assert len(answer["attempts"]) == 1
-                record = tpool(pool, "explain", job_id)["explain"]
-                assert "rerun" in record["hint"]
-                assert record["failure"]["worker_last_answer_at"] < answer["completed_at"]
-            for job_id in (held, held_on):
-                status = until(
-                    lambda job_id=job_id: (s := pool.status(job_id))["reason"] == "worker_lost" and s, "hold"
-                )
-                assert (status["state"], status["worker_id"]) == ("running", silent.worker_id)
-                assert "silent" in tpool(pool, "explain", job_id)["explain"]["message"]
-            assert worker_of(pool, silent)["health"] == "lost"
-            again = tpool(pool, "rerun", fails)["job_id"]
-            assert pool.status(again)["rerun_of"] == fails
+            while_it_is_silent(pool, jobs)
         finally:
             silent.send(signal.SIGCONT)
         pool.until_healthy(2)
-        status = until(lambda: (s := pool.status(held_on))["reason"] is None and s, "a held job that goes on")
-        assert (status["state"], status["detail"]) == ("running", "")
-        for job_id in (held, held_on):
-            status = pool.wait(job_id)
-            assert (status["state"], len(status["attempts"])) == ("completed", 1), status
-            assert len(kinds(pool, job_id, "Held")) == 1, "said once, not with each check"
-        late = until(lambda: kinds(pool, ends_late, "Stale"), "the late result as evidence")
-        assert late == [("Stale", 1)]
-        seen = next(e["data"] for e in history(pool, ends_late) if e["kind"] == "Stale")
-        assert (seen["what"], seen["worker_id"]) == ("EndedEvent", silent.worker_id)
-        assert "attempt.txt" in seen["outputs"]
-        assert pool.outputs(ends_late)["attempt.txt"] == b"2"
-        until(lambda: not journal_of(pool, silent), "the worker to have ended what nobody wants", 30)
-        assert kinds(pool, runs_still, "Collected") == [("Collected", 2)]
-        assert kinds(pool, once, "Placed") == [("Placed", 1)]
-        tpool(pool, "cancel", again)
-        until_released(pool)
-        assert runs_ended(pool)[once] == 1, "started a second time"
-        assert pool.status(once)["state"] == "failed"
+        when_it_is_back(pool, jobs)
         pool.coordinator.stop()
-        assert accepted_results(pool)[ends_late] == accepted_results(pool)[runs_still] == 1
+        results = accepted_results(pool)
+        assert results == {jobs[name]: 1 for name in ("ends late", "runs still", "held", "held, runs still")}
+
+
+def while_it_is_silent(pool: RealPool, jobs: dict[str, str]) -> None:
+    silent, other = pool.workers
+    for name in ("ends late", "runs still"):
+        status = pool.wait(jobs[name])
+        assert (status["state"], status["worker_id"]) == ("completed", other.worker_id), status
+        assert [a["state"] for a in status["attempts"]] == ["lost", "collected"]
+        assert pool.http.get(f"/logs/{jobs[name]}/stdout").text == "attempt 2\n"
+    for name in ("once", "fails"):
+        answer = tpool(pool, "wait", jobs[name], code=125)["job"]
+        assert (answer["state"], answer["reason"], answer["fault"]) == ("failed", "worker_lost", "worker")
+        assert (answer["retryable"], len(answer["attempts"])) == (True, 1)
+        record = tpool(pool, "explain", jobs[name])["explain"]
+        assert "rerun" in record["hint"]
+        assert record["failure"]["worker_last_answer_at"] < answer["completed_at"]
+    for name in ("held", "held, runs still"):
+        status = until(lambda name=name: (s := pool.status(jobs[name]))["reason"] == "worker_lost" and s, name)
+        assert (status["state"], status["worker_id"]) == ("running", silent.worker_id)
+        assert "silent" in tpool(pool, "explain", jobs[name])["explain"]["message"]
+    assert worker_of(pool, silent)["health"] == "lost"
+
+
+def when_it_is_back(pool: RealPool, jobs: dict[str, str]) -> None:
+    silent = pool.workers[0]
+    runs = jobs["held, runs still"]
+    status = until(lambda: (s := pool.status(runs))["reason"] is None and s, "a held job that goes on")
+    assert (status["state"], status["detail"]) == ("running", "")
+    tpool(pool, "cancel", runs)
+    for name, state in (("held", "completed"), ("held, runs still", "cancelled")):
+        status = pool.wait(jobs[name])
+        assert (status["state"], len(status["attempts"])) == (state, 1), status
+        assert len(kinds(pool, jobs[name], "Held")) == 1, "said once, not with each check"
+    late = jobs["ends late"]
+    assert until(lambda: kinds(pool, late, "Stale"), "the late result as evidence") == [("Stale", 1)]
+    seen = next(e["data"] for e in history(pool, late) if e["kind"] == "Stale")
+    assert (seen["what"], seen["worker_id"]) == ("EndedEvent", silent.worker_id)
+    assert "attempt.txt" in seen["outputs"]
+    assert pool.outputs(late)["attempt.txt"] == b"2"
+    until_released(pool)  # the worker was told to end and to forget what nobody wants
+    assert kinds(pool, jobs["runs still"], "Collected") == [("Collected", 2)]
+    assert kinds(pool, jobs["once"], "Placed") == [("Placed", 1)]
+    assert pool.status(jobs["once"])["state"] == "failed"
+    assert runs_ended(pool) == {
+        job_id: 2 if name in ("ends late", "runs still") else 1 for name, job_id in jobs.items()
+    }
 
 
 HUNGRY = b"""
@@ -224,8 +232,9 @@ def test_a_rolling_restart_of_all_workers_loses_nothing_and_spends_nothing(tmp_p
                 worker.start()
                 pool.until_healthy(2)
             submitting.result()
+        until(lambda: pool.pool()["jobs"]["completed"] == 100, "all jobs, soon after the last worker is back", 20)
         for job_id in jobs:
-            status = pool.wait(job_id)
+            status = pool.status(job_id)
             assert status["state"] == "completed", status
             assert spent(status) == 1, status
         assert runs_ended(pool) == dict.fromkeys(jobs, 1)

@@ -1,7 +1,10 @@
 """What bubblewrap is told, to the word; and the environment, filter and verdicts beside it."""
 
 import hashlib
+import mmap
 import os
+import socket
+import tempfile
 from pathlib import Path
 
 import pytest
@@ -11,7 +14,7 @@ from hypothesis import strategies as st
 from trusted_pool.core.job import Usage
 from trusted_pool.core.words import Reason
 from trusted_pool.protocol import frames
-from trusted_pool.sandbox import disk, interpreters, machine, policy, seccomp, syscalls
+from trusted_pool.sandbox import disk, held, interpreters, machine, policy, seccomp, syscalls
 from trusted_pool.sandbox.cgroups import Reading
 from trusted_pool.sandbox.interpreters import Interpreter
 from trusted_pool.sandbox.loglimit import LogLimit
@@ -181,14 +184,33 @@ def test_disk_use_counts_and_stops(tmp_path: Path):
         os.close(fd)
 
 
-def test_files_without_a_name_are_counted_while_open(tmp_path: Path):
-    with (tmp_path / "x").open("wb") as file:
+def test_files_without_a_name_are_counted_while_open_and_while_mapped(tmp_path: Path):
+    directory = os.open(tmp_path, os.O_RDONLY)
+    on = held.devices(directory)
+    os.close(directory)
+    me = [os.getpid()]
+    path = tmp_path / "x"
+    with path.open("w+b") as file:
         file.write(bytes(200_000))
         file.flush()
-        device = os.fstat(file.fileno()).st_dev
-        before = disk.held_open([os.getpid()], device)
-        (tmp_path / "x").unlink()
-        assert disk.held_open([os.getpid()], device) - before >= 200_000
+        mapped = mmap.mmap(file.fileno(), 200_000)
+        before = held.held_by(me, on).bytes
+        path.unlink()
+        assert 200_000 <= held.held_by(me, on).bytes - before < 400_000
+    assert held.held_by(me, on).bytes - before >= 200_000  # Python's mapping has a descriptor of its own
+    mapped.close()
+    assert held.held_by(me, on).bytes == before
+
+
+def test_descriptors_on_their_way_are_seen():
+    ours, theirs = socket.socketpair()
+    with ours, theirs, tempfile.TemporaryFile() as file:
+        assert not held.held_by([os.getpid()], frozenset()).unseen
+        socket.send_fds(ours, [b"x"], [file.fileno()])
+        assert held.held_by([os.getpid()], frozenset()).unseen
+        _, fds, _, _ = socket.recv_fds(theirs, 1, 1)
+        os.close(fds[0])
+        assert not held.held_by([os.getpid()], frozenset()).unseen
 
 
 def test_bubblewrap_missing_says_what_to_type(monkeypatch: pytest.MonkeyPatch):

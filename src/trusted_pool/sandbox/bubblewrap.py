@@ -19,6 +19,7 @@ from trusted_pool.sandbox.cgroups import Cgroups
 from trusted_pool.sandbox.collect import OutputLimits, open_output
 from trusted_pool.sandbox.interpreters import Interpreter
 from trusted_pool.sandbox.owner import Owner
+from trusted_pool.sandbox.room import Room
 from trusted_pool.sandbox.runner import Runner
 from trusted_pool.sandbox.slots import Bind, Slot
 from trusted_pool.sandbox.wipe import wipe, wipe_tree
@@ -111,6 +112,7 @@ class BubblewrapSandbox:
             system=policy.look(),
             seccomp_fd=self._filter_fd,
             log_limit_bytes=self._log_limit_bytes,
+            room=Room(self._jobs_fd),
         )
         with self._directory(_PROBE, self._slots[0]) as fd:
             prober = probe.Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)

@@ -84,21 +84,3 @@ def use_of(
 
 def _listed(parent: int, name: str) -> int:
     return os.open(name, os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
-
-
-def held_open(pids: list[int], device: int) -> int:
-    """Bytes on a device in files that have no name any more but are still open in a process."""
-    seen: dict[int, int] = {}
-    for pid in pids:
-        try:
-            fds = os.listdir(f"/proc/{pid}/fd")  # noqa: PTH208 - names alone, and fast
-        except OSError:
-            continue
-        for fd in fds:
-            try:
-                info = os.stat(f"/proc/{pid}/fd/{fd}")  # noqa: PTH116 - the same
-            except OSError:
-                continue
-            if info.st_dev == device and info.st_nlink == 0 and stat.S_ISREG(info.st_mode):
-                seen[info.st_ino] = info.st_blocks * 512
-    return sum(seen.values())

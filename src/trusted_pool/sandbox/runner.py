@@ -13,6 +13,7 @@ from trusted_pool.sandbox.cgroups import GroupLimits
 from trusted_pool.sandbox.loglimit import LogLimit
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.program import Launch, Program
+from trusted_pool.sandbox.room import Room
 from trusted_pool.sandbox.slots import Slot
 from trusted_pool.sandbox.verdict import Facts
 from trusted_pool.sandbox.watch import Watch
@@ -52,6 +53,7 @@ class Runner:
         system: tuple[policy.Entry, ...],
         seccomp_fd: int,
         log_limit_bytes: int,
+        room: Room,
     ) -> None:
         """`jobs`, `etc`: absolute paths as the worker sees them; slots may see them elsewhere."""
         self.level = 1
@@ -60,6 +62,7 @@ class Runner:
         self._etc = etc
         self._system = system
         self._seccomp_fd = seccomp_fd
+        self._room = room
         self._log_limit_bytes = log_limit_bytes
 
     async def run(
@@ -88,7 +91,7 @@ class Runner:
                 await asyncio.to_thread(group.begin, begun)
         log = LogLimit(on_log, self._log_limit_bytes)
         program = Program(slot, log)
-        watch = Watch(program, group, limits, command.dir_fd)
+        watch = Watch(program, group, limits, self._room, command.dir_fd)
         watching: list[asyncio.Task[None]] = []
 
         async def starting() -> None:

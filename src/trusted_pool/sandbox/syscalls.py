@@ -69,12 +69,11 @@ IOCTLS_REFUSED = (
     0x5412,  # TIOCSTI
     0x541C,  # TIOCLINUX
 )
-#: `prctl` options.
+#: `prctl` options. Not PR_SET_DUMPABLE: it would hide a process's open files from a worker that is not root.
 PRCTLS = (
     1,  # PR_SET_PDEATHSIG
     2,  # PR_GET_PDEATHSIG
     3,  # PR_GET_DUMPABLE
-    4,  # PR_SET_DUMPABLE
     7,  # PR_GET_KEEPCAPS
     15,  # PR_SET_NAME
     16,  # PR_GET_NAME

@@ -1,18 +1,18 @@
 """Watching a running program: the limits that no kernel mechanism ends it at."""
 
 import asyncio
-import os
 import time
 
 import msgspec
 
 from trusted_pool.core.job import Usage
 from trusted_pool.core.words import Reason
-from trusted_pool.sandbox import disk, proc
+from trusted_pool.sandbox import disk, held, proc
 from trusted_pool.sandbox.cgroups import Group, Reading
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.policy import Limits
 from trusted_pool.sandbox.program import Program, settled
+from trusted_pool.sandbox.room import Account, Room
 
 #: The first look comes soon, so that short jobs are still measured where no kernel counter remembers them.
 FIRST_LOOK_S = 0.05
@@ -30,16 +30,31 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
     words: str = ""
 
 
+class _Seen(msgspec.Struct, frozen=True):
+    """What one look at the disk found."""
+
+    use: disk.DiskUse
+    held: held.Held
+    free: int  #: bytes of the whole file system
+
+    @property
+    def bytes(self) -> int:
+        """What the program takes, as far as it can be counted."""
+        return self.use.bytes + self.held.bytes
+
+
 class Watch:
     """Looks at one program until its end. The first breach is the reason; it kills."""
 
-    def __init__(self, program: Program, group: Group | None, limits: Limits, directory: int) -> None:
-        """`directory`: an open descriptor of the attempt's directory."""
+    def __init__(self, program: Program, group: Group | None, limits: Limits, room: Room, directory: int) -> None:
+        """`directory`: an open descriptor of the attempt's directory; `room`: the file system it is on."""
         self._program = program
         self._group = group
         self._limits = limits
         self._directory = directory
-        self._device = os.fstat(directory).st_dev
+        self._room = room
+        self._account: Account | None = None
+        self._devices: frozenset[int] = frozenset()
         self._peak = 0
         self._cpu = 0.0
         self._began = 0.0
@@ -60,6 +75,7 @@ class Watch:
     def begin(self) -> None:
         """Let the wall clock run. It is a timer of its own: no look that fails can stop it."""
         self._began = time.monotonic()
+        self._account = self._room.enter(self, self._limits.disk_bytes)
         self._timer = asyncio.get_running_loop().call_later(self._limits.timeout_s, self._timeout)
 
     def end(self) -> None:
@@ -67,6 +83,13 @@ class Watch:
         self._ended = time.monotonic()
         if self._timer is not None:
             self._timer.cancel()
+        if self._account is not None:
+            self._room.leave(self._account)
+            self._account = None
+
+    def over_room(self, seen: int, words: str) -> None:
+        """Kill the program: the disk is nearly full, and not by what can be counted."""
+        self.end_for(Reason.DISK_LIMIT, seen, words)
 
     async def look_on(self) -> None:
         """Look until cancelled. A program that cannot be looked at any more is ended; this raises nothing else."""
@@ -85,7 +108,7 @@ class Watch:
             self._look()
             now = time.monotonic()
             if now >= disk_due:
-                self._judge_disk(*await settled(asyncio.to_thread(self._count_disk)))
+                self._judge_disk(await settled(asyncio.to_thread(self._count_disk)))
                 disk_due = time.monotonic() + max(DISK_EVERY_S, 10 * (time.monotonic() - now))
 
     def _timeout(self) -> None:
@@ -110,23 +133,27 @@ class Watch:
             return Reading(cpu_seconds=self._cpu, memory_bytes=use.memory_bytes, memory_peak_bytes=self._peak)
         return Reading(cpu_seconds=self._cpu, memory_peak_bytes=self._peak)
 
-    def _count_disk(self) -> tuple[disk.DiskUse, int]:
+    def _count_disk(self) -> _Seen:
         """Count, in another thread: numbers alone. They are judged where the program's end is known."""
         limits = self._limits
-        use = disk.use_of(
-            self._directory,
-            stop_bytes=limits.disk_bytes,
-            stop_files=limits.files,
-            going=lambda: self._program.init is not None,
-        )
         init = self._program.init
-        return use, disk.held_open(proc.tree(init), self._device) if init is not None else 0
 
-    def _judge_disk(self, use: disk.DiskUse, held: int) -> None:
-        if self._over(use, held):
-            self.end_for(Reason.DISK_LIMIT, use.bytes + held)
-        elif use.hidden:
-            self.end_for(Reason.DISK_LIMIT, use.bytes + held, _HIDDEN)
+        def going() -> bool:
+            return self._program.init is not None
+
+        use = disk.use_of(self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files, going=going)
+        self._devices = self._devices or held.devices(self._directory)
+        found = held.held_by(proc.tree(init), self._devices, going) if init is not None else held.Held()
+        return _Seen(use, found, self._room.free())
+
+    def _judge_disk(self, seen: _Seen) -> None:
+        if self._over(seen.use, seen.held.bytes):
+            self.end_for(Reason.DISK_LIMIT, seen.bytes)
+        elif seen.use.hidden:
+            self.end_for(Reason.DISK_LIMIT, seen.bytes, _HIDDEN)
+        elif self._account is not None:
+            self._account.explained, self._account.unseen = seen.bytes, seen.held.unseen
+            self._room.judge(seen.free)
 
     def _over(self, use: disk.DiskUse, held: int = 0) -> bool:
         limits = self._limits

@@ -3,13 +3,13 @@
 import asyncio
 import hashlib
 import logging
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 
 from trusted_pool.coordinator.contents import SMALL_BYTES, Contents
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.roster import Roster, short
 from trusted_pool.core import happenings as h
-from trusted_pool.core.job import Attempt, Job, Outcome
+from trusted_pool.core.job import Attempt, Job, Outcome, OutputFile
 from trusted_pool.core.retry import backoff_s
 from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.ports.blobs import BlobsError, Stage
@@ -21,11 +21,24 @@ from trusted_pool.protocol.messages import EndedEvent
 _log = logging.getLogger(__name__)
 
 RETRY_S = 1.0
-AT_ONCE = 16  #: results that are being copied at the same time
+MB = 2**20  #: as in manifests
+AT_ONCE = 8  #: results of one worker that are being copied at the same time; another's never wait for it
+#: How long one result may take: so many seconds, and for each file, and for each so many bytes.
+BASE_S = 60.0
+FILE_S = 1.0
+LEAST_BYTES_S = 64 * 1024
+#: After so many copies that took longer, its results count as lost.
+SLOW_COPIES = 3
+#: The sandbox cuts what a job prints at 16 MiB; frames of single bytes make 224 MiB of it.
+MAX_LOG_BYTES = 256 * 2**20
 
 
 class WrongBytesError(Exception):
-    """A worker handed out other bytes than it had announced."""
+    """A worker handed out other bytes than it had announced, or announced more than the job may leave."""
+
+
+class SlowError(LinkError):
+    """A result did not come in time."""
 
 
 class Collector:
@@ -40,7 +53,7 @@ class Collector:
         self._busy: set[tuple[str, int]] = set()
         #: called with a worker's id after a release may not have reached it, so that both sides are compared at once
         self.on_trouble: Callable[[str, str], None] = lambda _worker_id, _words: None
-        self._places = asyncio.Semaphore(AT_ONCE)
+        self._places: dict[str, asyncio.Semaphore] = {}  #: by worker, of which there are as many as were ever listed
 
     async def ended(self, worker_id: str, event: EndedEvent) -> None:
         """Take note that an attempt ended, copy its results, and let the worker release them.
@@ -113,12 +126,14 @@ class Collector:
     async def _copy(self, worker_id: str, job: Job, outcome: Outcome) -> None:
         """Copy all results, trying again until it works or the attempt is not current any more."""
         attempt = job.attempts[-1]
+        places = self._places.setdefault(worker_id, asyncio.Semaphore(AT_ONCE))
+        slow = 0
         while True:
             member = self._roster.members.get(worker_id)
             if member is None:
                 return
             try:
-                async with self._places:
+                async with places:
                     result, blobs = await self._fetch(member.link, job, attempt, outcome)
                 await self._jobs.apply(job.job_id, h.Collected(attempt=attempt.number), result=result, blobs=blobs)
             except (GoneError, WrongBytesError) as error:
@@ -126,6 +141,10 @@ class Collector:
                 await self._jobs.apply(job.job_id, h.ResultsLost(attempt=attempt.number, words=words))
                 return
             except (LinkError, BlobsError, StoreError) as error:
+                slow += isinstance(error, SlowError)
+                if slow == SLOW_COPIES:
+                    await self._jobs.apply(job.job_id, h.ResultsLost(attempt=attempt.number, words=str(error)))
+                    return
                 _log.warning("Results of job %s cannot be copied yet: %s", job.job_id, error)
                 await asyncio.sleep(RETRY_S)
             else:
@@ -141,6 +160,20 @@ class Collector:
             outputs = await link.outputs(remote_id)
             if len(outputs) != outcome.more_outputs:
                 raise WrongBytesError(f"it lists {len(outputs)} outputs and had announced {outcome.more_outputs}")
+        size = sum(output.size for output in outputs)
+        if size > job.request.disk_mb * MB or outcome.log_bytes > MAX_LOG_BYTES:
+            raise WrongBytesError(f"it announces {size} bytes of outputs and {outcome.log_bytes} of log")
+        within_s = BASE_S + FILE_S * len(outputs) + (size + outcome.log_bytes) / LEAST_BYTES_S
+        try:
+            async with asyncio.timeout(within_s):
+                return await self._take_all(link, job, attempt, outcome, outputs)
+        except TimeoutError:
+            raise SlowError(f"its results did not come within {within_s:.0f} s") from None
+
+    async def _take_all(
+        self, link: WorkerLink, job: Job, attempt: Attempt, outcome: Outcome, outputs: Sequence[OutputFile]
+    ) -> tuple[Result, list[Blob]]:
+        remote_id = attempt.remote_id or ""
         blobs = []
         for output in outputs:
             blob = await self._take(link.output(remote_id, output.path), output.size, output.path)
@@ -154,7 +187,7 @@ class Collector:
         result = Result(
             job_id=job.job_id,
             attempt=attempt.number,
-            outputs=outputs,
+            outputs=tuple(outputs),
             log_sha256=log.sha256 if log else None,
             log_size=log.size if log else 0,
         )

@@ -120,6 +120,8 @@ class Attempt:
 
     async def _collect(self, outcome: Outcome, dir_fd: int, unpacked: Unpacked, limits: OutputLimits) -> Outcome:
         patterns = self._task.manifest.outputs
+        # A sparse file is larger than the disk that it takes; the pool takes no more than the job may use.
+        limits = msgspec.structs.replace(limits, max_bytes=min(limits.max_bytes, self.limits.disk_bytes))
         found = await self._owner.call(collect, dir_fd, unpacked.files, patterns, limits)
         evidence = dict(outcome.evidence)
         if found.problems:

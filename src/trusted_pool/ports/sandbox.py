@@ -54,6 +54,9 @@ class Sandbox(Protocol):
     def capacity(self) -> Capacity:
         """Return what this machine offers, as measured by `start`."""
 
+    def disk_there_mb(self) -> int:
+        """Return how much disk there is for jobs now: what is free beyond the reserve, and what those that run take."""
+
     async def run(
         self, task: Task, open_input: OpenInput, on_log: OnLog, on_start: Callable[[], Awaitable[None]]
     ) -> Outcome:

@@ -4,7 +4,6 @@ import asyncio
 import contextlib
 import os
 import re
-import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -73,6 +72,7 @@ class BubblewrapSandbox:
         self._owners: list[Owner] = []
         self._cgroups: Cgroups | None = None
         self._filter_fd = self._jobs_fd = -1
+        self._room: Room | None = None
         self._runner: Runner | None = None
         self._interpreters: dict[str, Interpreter] = {}
         self._running: dict[str, tuple[Attempt, asyncio.Task[Outcome]]] = {}
@@ -105,6 +105,7 @@ class BubblewrapSandbox:
         elif not self._allow_weaker:
             raise SandboxError(self._refusal(found.words))
         await self._open_slots()
+        self._room = Room(self._jobs_fd)
         self._runner = Runner(
             bwrap=bwrap,
             jobs=str(self._root / "jobs"),
@@ -112,7 +113,7 @@ class BubblewrapSandbox:
             system=policy.look(),
             seccomp_fd=self._filter_fd,
             log_limit_bytes=self._log_limit_bytes,
-            room=Room(self._jobs_fd),
+            room=self._room,
         )
         with self._directory(_PROBE, self._slots[0]) as fd:
             prober = probe.Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)
@@ -181,11 +182,15 @@ class BubblewrapSandbox:
             slots=self._n_slots,
             memory_mb=self._memory_mb or machine.memory_mb(),
             cpus=self._cpus,
-            disk_mb=shutil.disk_usage(self._root).free // policy.MB,
+            disk_mb=self._room.offered_mb if self._room is not None else None,
             interpreters={name: found.version for name, found in self._interpreters.items()},
             isolation=self._runner.level if self._runner is not None else None,
             labels=self._labels,
         )
+
+    def disk_there_mb(self) -> int:
+        """Return how much disk there is for jobs now: what is free beyond the reserve, and what those that run take."""
+        return self._room.there_mb() if self._room is not None else 0
 
     async def run(
         self, task: Task, open_input: OpenInput, on_log: OnLog, on_start: Callable[[], Awaitable[None]]
@@ -280,7 +285,7 @@ class BubblewrapSandbox:
         if self._cgroups is not None:
             await asyncio.to_thread(self._cgroups.close)
             self._cgroups = None
-        self._runner = None
+        self._runner = self._room = None
         for fd in (self._filter_fd, self._jobs_fd):
             if fd >= 0:
                 os.close(fd)

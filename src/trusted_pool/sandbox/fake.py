@@ -51,6 +51,10 @@ class FakeSandbox:
         """Return what was given."""
         return self._capacity
 
+    def disk_there_mb(self) -> int:
+        """As much as was given: a fake's files take no disk."""
+        return self._capacity.disk_mb or 0
+
     def crash(self) -> None:
         """Become inert, as the ports of a killed process are: nothing is said, kept or answered any more."""
         self._dead = True

@@ -44,10 +44,20 @@ class Room:
         self._accounts: list[Account] = []
         self._ended: Account | None = None  #: what it held is not free yet
 
+    @property
+    def offered_mb(self) -> int:
+        """What a job may ever have: the whole without the reserve, however full it is now."""
+        return (self.total - self.reserve) // MB
+
     def free(self) -> int:
         """Bytes that are free now."""
         found = os.fstatvfs(self._directory)
         return found.f_bavail * found.f_frsize
+
+    def there_mb(self) -> int:
+        """How much there is for jobs: what is free beyond the reserve, and what those that run take of it already."""
+        explained = sum(account.explained for account in self._accounts)
+        return max(0, self.free() + explained - self.reserve) // MB
 
     def enter(self, tenant: Tenant, limit: int) -> Account:
         """Open the account of a job that begins."""

@@ -86,7 +86,7 @@ class Attempts:
         Raises:
             JournalError: the journal cannot be read or written.
         """
-        self._slots = Slots(self.sandbox.capacity(), self.worker_id)
+        self._slots = Slots(self.sandbox.capacity(), self.worker_id, self.sandbox)
         for entry in await self.journal.entries():
             kept = entry
             if entry.state in (AttemptState.ACCEPTED, AttemptState.RUNNING):
@@ -176,7 +176,7 @@ class Attempts:
         """Keep the attempt durably and start it. Its files must be kept in `inputs` already.
 
         Raises:
-            BusyError: too little memory is free just now.
+            BusyError: too little memory or disk is free just now.
             PoolError: 422, this worker could never run it.
             UnavailableError: the journal could not keep it, or the worker began to drain.
         """

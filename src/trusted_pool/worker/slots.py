@@ -1,8 +1,9 @@
-"""The worker's slots: which are free, and how much memory those that run were promised."""
+"""The worker's slots: which are free, and how much memory and disk those that run were promised."""
 
 import msgspec
 
 from trusted_pool.core.request import Capacity, obstacles
+from trusted_pool.ports.sandbox import Sandbox
 from trusted_pool.protocol.errors import BusyError, PoolError
 from trusted_pool.protocol.manifest import Resolved
 
@@ -13,12 +14,15 @@ RETRY_AFTER_S = 1.0
 class Slots:
     """Numbers from 0 to slots - 1, each of which one attempt holds at a time."""
 
-    def __init__(self, capacity: Capacity, worker_id: str) -> None:
-        self.capacity = capacity  #: as last measured; disks fill up
+    def __init__(self, capacity: Capacity, worker_id: str, sandbox: Sandbox | None = None) -> None:
+        """`sandbox`: is asked how much disk there is; None: nobody asks for disk yet."""
+        self.capacity = capacity  #: as last measured
+        self._sandbox = sandbox
         self._worker_id = worker_id
         self.total = capacity.slots or 1
         self._free = list(range(self.total))
         self._promised_mb: dict[int, int] = {}
+        self._promised_disk_mb: dict[int, int] = {}
 
     @property
     def taken(self) -> int:
@@ -32,15 +36,16 @@ class Slots:
         return self._free.pop(0)
 
     def give_back(self, slot: int) -> None:
-        """Free a slot and the memory that was promised with it."""
+        """Free a slot and what was promised with it."""
         self._promised_mb.pop(slot, None)
+        self._promised_disk_mb.pop(slot, None)
         self._free.append(slot)
 
     def promise(self, slot: int, resolved: Resolved) -> None:
         """Promise a job what it asks for.
 
         Raises:
-            BusyError: too little memory is free just now.
+            BusyError: too little memory or disk is free just now.
             PoolError: 422, this worker could never run it.
         """
         # The pool may lay labels of its own over the worker's, so they are not judged here.
@@ -56,4 +61,13 @@ class Slots:
         has, taken = self.capacity.memory_mb, sum(self._promised_mb.values())
         if has is not None and taken and taken + resolved.memory_mb > has:
             raise BusyError(f"{has - taken} of {has} MB of memory are free", retry_after_s=RETRY_AFTER_S)
+        if self.capacity.disk_mb is not None and self._sandbox is not None:
+            left = max(0, self._sandbox.disk_there_mb() - sum(self._promised_disk_mb.values()))
+            if resolved.disk_mb > left:
+                raise BusyError(
+                    f"{left} of {self.capacity.disk_mb} MB of disk are free; it asks for {resolved.disk_mb}",
+                    hint="send it again later, or lower disk_mb in the manifest",
+                    retry_after_s=RETRY_AFTER_S,
+                )
         self._promised_mb[slot] = resolved.memory_mb
+        self._promised_disk_mb[slot] = resolved.disk_mb

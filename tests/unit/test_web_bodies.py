@@ -1,6 +1,7 @@
 """How much of a request's body is read, and for how long it is waited for."""
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import httpx
@@ -9,6 +10,8 @@ import pytest
 from support.fake_pool import FakePool
 from support.virtual_time import LoopClock
 from trusted_pool.coordinator.metrics import Metrics
+from trusted_pool.serve import Server
+from trusted_pool.web import bodies
 from trusted_pool.web.app import create_app
 
 PIECE = b" " * 64 * 1024
@@ -66,3 +69,51 @@ def test_an_upload_may_be_larger() -> None:
     for path in ("/submit", "/submit?dry_run=0"):
         answer = asked(lambda client, path=path: client.post(path, content=body(), headers=form))  # type: ignore[misc]
         assert answer.status_code == 200, answer.text
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"POST /submit HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=b\r\n",
+        b"POST /submit?dry_run=1 HTTP/1.1\r\nContent-Type: multipart/form-data; boundary=b\r\n",
+        b"POST /priority/x HTTP/1.1\r\nContent-Type: application/json\r\n",
+    ],
+)
+def test_a_body_that_does_not_come_is_given_up_and_its_line_closed(
+    head: bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.2)
+
+    async def main() -> None:
+        async with FakePool("w1") as pool:
+            metrics = Metrics(
+                store=pool.store, roster=pool.coordinator.roster, bulletin=pool.coordinator.bulletin, clock=LoopClock()
+            )
+            app = create_app(pool.coordinator, metrics, loopback_only=True)
+            server = Server(app, host="127.0.0.1", port=0)
+            await server.start()
+            try:
+                reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+                writer.write(head + b"Host: localhost\r\nContent-Length: 100\r\n\r\n--b")
+                async with asyncio.timeout(20):
+                    said, _, body = (await reader.read()).partition(b"\r\n\r\n")
+                writer.close()
+            finally:
+                await server.stop(0)
+            assert said.startswith(b"HTTP/1.1 408 ")
+            error = json.loads(body)["error"]
+            assert (error["code"], error["retryable"], error["hint"]) == ("too_slow", True, "send it again")
+
+    asyncio.run(main())
+
+
+def test_an_answer_may_take_longer_than_a_body(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bodies, "SILENCE_S", 0.1)
+
+    async def ask(client: httpx.AsyncClient) -> httpx.Response:
+        files = {"files": ("main.py", b"pass")}
+        manifest = {"manifest": '{"entrypoint": "main.py"}'}
+        job_id = (await client.post("/submit", files=files, data=manifest)).json()["job_id"]
+        return await client.get(f"/status/{job_id}?wait=0.5")
+
+    assert asked(ask).json()["pool_status"] in ("queued", "dispatched")

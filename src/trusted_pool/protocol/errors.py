@@ -106,6 +106,12 @@ class ConflictError(PoolError):
     status, code, fault = 409, "conflict", Fault.USER
 
 
+class TooSlowError(PoolError):
+    """The body of the request does not come."""
+
+    status, code, fault, retryable = 408, "too_slow", Fault.USER, True
+
+
 class TooLargeError(PoolError):
     """Beyond a limit of size or count."""
 

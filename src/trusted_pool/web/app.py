@@ -6,6 +6,7 @@ from litestar.openapi import OpenAPIConfig
 from trusted_pool import __version__
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator
+from trusted_pool.web.bodies import PatientBodies
 from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.care_routes import care_routes
 from trusted_pool.web.direct import DirectSubmit
@@ -37,5 +38,6 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         logging_config=None,
     )
     return BrowserGuard(
-        Counted(DirectSubmit(litestar, coordinator), litestar.routes, metrics), loopback_only=loopback_only
+        Counted(PatientBodies(DirectSubmit(litestar, coordinator)), litestar.routes, metrics),
+        loopback_only=loopback_only,
     )

@@ -17,6 +17,7 @@ from trusted_pool.protocol.errors import (
     PoolError,
     StorageFullError,
     TooLargeError,
+    TooSlowError,
     UnavailableError,
 )
 
@@ -45,6 +46,8 @@ def answer(error: PoolError) -> Response[bytes]:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, TooSlowError):
+        headers["Connection"] = "close"  # the rest of its body has no taker
     body = error.body
     if not body.hint:
         body = msgspec.structs.replace(body, hint=_NEXT.get(body.code, ""))

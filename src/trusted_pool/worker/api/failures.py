@@ -9,7 +9,7 @@ from litestar.exceptions import HTTPException
 
 from trusted_pool.core.words import Fault
 from trusted_pool.ports.journal import JournalError
-from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody, PoolError, UnavailableError
+from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody, PoolError, TooSlowError, UnavailableError
 
 _CODES = {404: "not_found", 405: "method_not_allowed", 413: "too_large"}
 _SERVER = 500
@@ -19,6 +19,8 @@ _log = logging.getLogger(__name__)
 
 def headers_of(error: PoolError) -> dict[str, str]:
     """Return the headers that go with an error."""
+    if isinstance(error, TooSlowError):
+        return {"Connection": "close"}  # the rest of its body has no taker
     if error.retry_after_s is None:
         return {}
     return {"Retry-After": str(max(1, round(error.retry_after_s)))}

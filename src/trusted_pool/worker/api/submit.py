@@ -9,7 +9,7 @@ from litestar import post
 
 from trusted_pool.ports.journal import Entry, JournalError
 from trusted_pool.protocol import form
-from trusted_pool.protocol.errors import BadRequestError, PoolError, UnavailableError
+from trusted_pool.protocol.errors import BadRequestError, TooSlowError, UnavailableError
 from trusted_pool.protocol.manifest import MAX_BYTES
 from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, AcceptedAnswer
 from trusted_pool.worker.api.asked import Asked, TheDaemon, check_epoch, number_in
@@ -21,12 +21,6 @@ from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 SILENCE_S = 30.0
 
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
-
-
-class TooSlowError(PoolError):
-    """The body does not come."""
-
-    status, code, retryable = 408, "too_slow", True
 
 
 @post("/submit", status_code=200, request_max_body_size=None)

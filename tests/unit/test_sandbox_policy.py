@@ -138,12 +138,26 @@ def test_a_program_that_never_started():
 
 def test_the_log_is_cut_once_for_both_streams():
     said: list[tuple[int, bytes]] = []
-    limit = LogLimit(lambda stream, data: said.append((stream, data)), 10)
+    limit = LogLimit(lambda stream, data: said.append((stream, data)), 10 + 2 * frames.HEADER.size)
     limit(frames.STDOUT, b"123456")
     limit(frames.STDERR, b"abcdef")
     limit(frames.STDOUT, b"more")
-    assert said == [(1, b"123456"), (2, b"abcd"), (3, b"the log was cut after 10 bytes\n")]
+    assert said == [(1, b"123456"), (2, b"abcd"), (3, b"the log was cut after 36 bytes\n")]
     assert limit.cut
+
+
+@given(st.integers(0, 400_000), st.lists(st.sampled_from([1, 2, 100, 65_536, 65_537, 200_000]), max_size=60))
+def test_the_log_takes_no_more_of_the_disk_than_its_cap(cap: int, sizes: list[int]):
+    written: list[bytes] = []
+    limit = LogLimit(lambda stream, data: written.append(frames.encode(0.0, stream, data)), cap)
+    for size in sizes:
+        limit(frames.STDOUT, bytes(size))
+    whole = sum(len(frames.encode(0.0, frames.STDOUT, bytes(size))) for size in sizes)
+    taken = sum(map(len, written[:-1] if limit.cut else written))
+    assert taken <= cap
+    assert limit.cut == (whole > cap)
+    if limit.cut:
+        assert taken >= cap - frames.HEADER.size  # and no less than it may
 
 
 def test_interpreters_are_given_files_never_options():

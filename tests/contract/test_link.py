@@ -391,6 +391,18 @@ def test_cancel_ends_it_and_release_forgets_it(on: On) -> None:
     on(body)
 
 
+def test_releases_at_once_all_count_and_what_is_gone_is_no_error(on: On) -> None:
+    async def body(bench: Bench) -> None:
+        remotes = []
+        for number in (1, 2, 3):
+            remotes.append((await bench.link.submit(order(f"pool-{number}"), READ_NOTHING)).job_id)
+            bench.worker.end(remotes[-1], Outcome())
+        await asyncio.gather(*(bench.link.release(remote) for remote in (*remotes, "gone", *remotes[:1])))
+        assert bench.worker.held == {}
+
+    on(body)
+
+
 def test_a_stream_left_early_leaves_the_link_usable(on: On) -> None:
     async def body(bench: Bench) -> None:
         remote = await taken(bench)

@@ -211,6 +211,9 @@ def test_a_job_goes_through_every_route():
         assert [a["remote_id"] for a in attempts["attempts"]] == [remote_id]
         cancelled = (await face.http.post(f"/cancel/{remote_id}")).json()
         assert cancelled == {"job_id": remote_id, "status": "completed", "cancelled": False}
+        other = await face.finished(job="pool-other")
+        assert (await face.http.post("/release", params={"job": [other, other, "gone"]})).json() == {}
+        error(await face.http.get(f"/status/{other}"), 404, "not_found")
         assert (await face.http.post(f"/release/{remote_id}")).json() == {"job_id": remote_id, "released": True}
         error(await face.http.post(f"/release/{remote_id}"), 404, "not_found")
         error(await face.http.get(f"/status/{remote_id}"), 404, "not_found")
@@ -229,6 +232,9 @@ def test_busy_draining_stale_and_running_are_told_apart():
         for verb in ("cancel", "release"):
             error(await face.http.post(f"/{verb}/{remote_id}", headers=stale), 409, "stale_epoch")
         error(await face.http.post(f"/release/{remote_id}"), 409, "conflict")
+        many = await face.http.post("/release", params={"job": [remote_id, "gone"]})
+        assert many.json() == {"running": [remote_id]}
+        error(await face.http.post("/release", params={"job": ["x"] * 1001}), 400, "bad_request")
         face.daemon.signal()
         draining = await face.submit("pool-2", "2")
         assert error(draining, 503, "unavailable")["retryable"]

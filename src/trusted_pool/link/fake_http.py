@@ -4,6 +4,7 @@ Every request is refused unless the pool that it names proved its key in the han
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 from urllib.parse import parse_qs, unquote
 
@@ -40,7 +41,8 @@ async def _answer(end: WorkerEnd, scope: Any, receive: Receive, send: Send) -> N
     headers = {name.decode(): value.decode() for name, value in scope["headers"]}
     if scope["state"][PEER] is None or headers.get(POOL_HEADER) != scope["state"][PEER]:
         raise ForbiddenError("this pool did not prove its key", hint="type: tpool worker --pool ID")
-    query = {name: values[0] for name, values in parse_qs(scope["query_string"].decode()).items()}
+    said = parse_qs(scope["query_string"].decode())
+    query = {name: values[0] for name, values in said.items()}
     path = [unquote(part) for part in scope["raw_path"].decode().strip("/").split("/")]
     match scope["method"], path:
         case "GET", ["health"]:
@@ -55,6 +57,11 @@ async def _answer(end: WorkerEnd, scope: Any, receive: Receive, send: Send) -> N
             await _whole(send, b"{}")
         case "POST", ["release", remote_id]:
             await end.release(remote_id)
+            await _whole(send, b"{}")
+        case "POST", ["release"]:
+            for remote_id in said["job"]:
+                with suppress(NotFoundError):
+                    await end.release(remote_id)
             await _whole(send, b"{}")
         case "GET", ["events"]:
             messages = end.events(query.get("journal", ""), int(query.get("after", "0")))

@@ -1,6 +1,7 @@
 """The line to a worker that proves its key."""
 
 import asyncio
+import contextlib
 import math
 from collections.abc import AsyncIterator
 from typing import TypeVar
@@ -13,6 +14,7 @@ from trusted_pool.core.job import OutputFile
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.line import Line, read_piece
 from trusted_pool.link.multipart import SubmitBody
+from trusted_pool.link.releases import Releases
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.link import GoneError, LinkError, OpenInput, Order, UnansweredError, WrongIdentityError
 from trusted_pool.protocol.identity import identity_of
@@ -27,6 +29,7 @@ from trusted_pool.protocol.messages import (
     HealthAnswer,
     Hello,
     OutputsAnswer,
+    ReleasesAnswer,
     WorkerMessage,
 )
 
@@ -39,7 +42,7 @@ MAX_ANSWER = 1024 * 1024
 #: job's names end the events of its worker for good.
 MAX_EVENT = 8 * 1024 * 1024
 
-Answer = TypeVar("Answer", HealthAnswer, AcceptedAnswer, AttemptsAnswer, OutputsAnswer)
+Answer = TypeVar("Answer", HealthAnswer, AcceptedAnswer, AttemptsAnswer, OutputsAnswer, ReleasesAnswer)
 
 
 class Patience(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,6 +73,7 @@ class PinnedLink:
         self.worker = worker
         self._patience = patience or Patience()
         self._line = Line(worker.endpoint, worker.worker_id, key, clock, self._patience.connect_s)
+        self._releases = Releases(self._release)
         self._headers = {POOL_HEADER: identity_of(key), EPOCH_HEADER: str(epoch)}
 
     async def health(self) -> HealthAnswer:
@@ -132,10 +136,15 @@ class PinnedLink:
 
     async def release(self, remote_id: str) -> None:
         """Say that the attempt's results are kept elsewhere."""
-        try:
-            await self._small("POST", f"/release/{quote(remote_id, safe='')}", may_be_gone=True)
-        except GoneError:
-            return
+        await self._releases.add(remote_id)
+
+    async def _release(self, remote_ids: list[str]) -> tuple[str, ...]:
+        if len(remote_ids) > 1:
+            query = urlencode([("job", remote_id) for remote_id in remote_ids])
+            return _decoded(await self._small("POST", f"/release?{query}"), ReleasesAnswer).running
+        with contextlib.suppress(GoneError):
+            await self._small("POST", f"/release/{quote(remote_ids[0], safe='')}", may_be_gone=True)
+        return ()
 
     async def outputs(self, remote_id: str) -> tuple[OutputFile, ...]:
         """List the outputs of an ended attempt."""
@@ -156,6 +165,7 @@ class PinnedLink:
 
     async def close(self) -> None:
         """Let go of connections."""
+        self._releases.close()
         await self._line.close()
 
     async def _small(self, method: str, path: str, *, limit: int = MAX_ANSWER, may_be_gone: bool = False) -> bytes:

@@ -48,6 +48,12 @@ class AcceptedAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=Tr
     started_at: float | None = None  #: set when it runs already
 
 
+class ReleasesAnswer(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """`POST /release?job=…&job=…` of a worker: nothing is left of any of them but of those that run."""
+
+    running: tuple[str, ...] = ()
+
+
 class Hello(msgspec.Struct, frozen=True, kw_only=True, tag="hello", tag_field="type"):
     """First line of the event stream. Another `journal_id` than before: reconcile everything."""
 

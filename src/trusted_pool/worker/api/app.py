@@ -4,7 +4,7 @@ from litestar import Litestar
 from litestar.di import Provide
 from litestar.types import ASGIApp
 
-from trusted_pool.worker.api.control import attempts, cancel, events, health, release
+from trusted_pool.worker.api.control import attempts, cancel, events, health, release, release_all
 from trusted_pool.worker.api.failures import HANDLERS
 from trusted_pool.worker.api.guard import guarded
 from trusted_pool.worker.api.metrics import metrics
@@ -41,6 +41,7 @@ def build_app(daemon: Daemon, measured: Metrics | None = None) -> ASGIApp:
             events,
             cancel,
             release,
+            release_all,
             metrics,
         ],
         dependencies={

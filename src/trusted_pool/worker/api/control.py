@@ -1,5 +1,6 @@
 """Routes of the coordinator: health, attempts, events, cancel, release."""
 
+import asyncio
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 
@@ -8,11 +9,14 @@ from litestar import get, post
 from litestar.params import FromPath, FromQuery
 from litestar.response import Stream
 
-from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer
+from trusted_pool.protocol.errors import BadRequestError, ConflictError, NotFoundError
+from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer, ReleasesAnswer
 from trusted_pool.worker.api.asked import Asked, Number, TheDaemon, check_epoch
 from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.events import to_lines
 from trusted_pool.worker.reports import status_of
+
+MOST_RELEASES = 1000
 
 
 class CancelReply(msgspec.Struct, frozen=True, kw_only=True):
@@ -70,3 +74,23 @@ async def release(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -
     await check_epoch(request, daemon)
     await daemon.attempts.release(pool_of(request), remote_id)
     return ReleaseReply(job_id=remote_id)
+
+
+@post("/release", status_code=200)
+async def release_all(request: Asked, daemon: TheDaemon, job: FromQuery[list[str]]) -> ReleasesAnswer:
+    """Delete many, in one commit. Those that are gone are no error; those that run are named and stay."""
+    await check_epoch(request, daemon)
+    if len(job) > MOST_RELEASES:
+        raise BadRequestError(f"more than {MOST_RELEASES} attempts at once", hint="send several requests")
+    pool_id, running = pool_of(request), []
+
+    async def one(remote_id: str) -> None:
+        try:
+            await daemon.attempts.release(pool_id, remote_id)
+        except NotFoundError:
+            return
+        except ConflictError:
+            running.append(remote_id)
+
+    await asyncio.gather(*(one(remote_id) for remote_id in dict.fromkeys(job)))
+    return ReleasesAnswer(running=tuple(running))

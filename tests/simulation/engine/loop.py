@@ -202,9 +202,10 @@ class SeededLoop(asyncio.BaseEventLoop):
                 process = context.get(_process)
                 if process is not None:
                     process.dead = False
+                    process.after_steps(MAX_STEPS, lambda: None)
                     self._ready.extend(process.take_parked())
                 task.cancel()
             if not self._all:
                 return
-            with contextlib.suppress(LivelockError, RuntimeError):  # stopped by what was left of the run
+            with contextlib.suppress(Exception):  # whatever was left of the run
                 self.run_until_complete(asyncio.sleep(1.0))

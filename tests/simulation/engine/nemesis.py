@@ -47,6 +47,8 @@ class Nemesis:
             self._pause,
             self._lie_in_wait,
             self._lie_in_wait,
+            self._outlast_the_grace,
+            self._outlast_the_grace,
         ]
         self._kinds = [kind for kind in kinds if fortune.happens(0.4)] or kinds
         self._every_s = self._chance.choice((3.0, 10.0, 40.0))
@@ -180,9 +182,24 @@ class Nemesis:
 
     # The network
 
+    def _outlast_the_grace(self) -> None:
+        """Let a worker that is busy be lost, and come back while its jobs are with others."""
+        busy = [node for node in self._nodes.values() if node.up and node.daemon.attempts.active]
+        node = self._chance.choice(busy or list(self._nodes.values()))
+        settings = self._head.settings
+        for_s = settings.grace_s + settings.check_interval_s + 60 * self._chance.random()
+        if self._fortune.happens(0.3) and node.process is not None:
+            self._say(f"freezes {node.worker_id} for {for_s:.0f} s")
+            node.process.freeze()
+            self._in(for_s, node.process.thaw)
+        else:
+            self._cut(node.worker_id, for_s)
+
     def _partition(self) -> None:
-        name = self._node().worker_id
-        self._say(f"cuts off {name}")
+        self._cut(self._node().worker_id, self._chance.choice((1.0, 20.0, 300.0)) * self._chance.random())
+
+    def _cut(self, name: str, for_s: float) -> None:
+        self._say(f"cuts off {name} for {for_s:.0f} s")
         self._head.down.add(name)
         self._head.see(name)
 
@@ -191,7 +208,7 @@ class Nemesis:
             self._head.down.discard(name)
             self._head.see(name)
 
-        self._in(self._chance.choice((1.0, 20.0, 300.0)) * self._chance.random(), heal)
+        self._in(for_s, heal)
 
     def _lie_in_wait(self) -> None:
         """Have a fault come right after the next commit of some kind."""
@@ -258,8 +275,10 @@ class Nemesis:
         out = self._chance.choice(self._listed).worker_id
         kept = [w for w in self._listed if w.worker_id != out or self._fortune.happens(0.4)]
         self._head.allowlist = kept
-        names = [w.worker_id for w in kept]
-        self._operate(f"lists {names}", lambda: self._head.coordinator.reload(kept))
+        process = self._head.process
+        if process is not None and self._head.up:
+            self._say(f"lists {[w.worker_id for w in kept]}")
+            process.spawn(self._head.coordinator.reload(kept), "reload")
 
     def _change_a_duty(self) -> None:
         duty = self._chance.choice((Duty.ACTIVE, Duty.CORDONED, Duty.DRAINING))

@@ -177,14 +177,13 @@ class Node:
 
     # The far end of the wire: what its HTTP routes do
 
-    async def _handle(self, name: str, work: Coroutine[Any, Any, Any]) -> Any:
+    async def _handle(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> Any:
         """Have the worker answer. Its steps are the worker's, whatever becomes of the caller."""
         process = self.process
         if process is None or not self._ready:
-            work.close()
             raise UnansweredError("nobody listens there any more")
         answer = self._loop.create_future()
-        task = process.spawn(self._caught(name, work), name)
+        task = process.spawn(self._caught(name, make), name)
 
         def tell(done: asyncio.Task[Any]) -> None:
             if answer.done() or done.cancelled():
@@ -202,9 +201,9 @@ class Node:
             raise error
         return value
 
-    async def _caught(self, name: str, work: Coroutine[Any, Any, Any]) -> tuple[Any, Exception | None]:
+    async def _caught(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]]) -> tuple[Any, Exception | None]:
         try:
-            return await work, None
+            return await make(), None
         except JournalError as error:
             return None, UnavailableError(f"the worker's journal failed: {error}")
         except (PoolError, UnansweredError) as error:
@@ -223,7 +222,7 @@ class Node:
             if self._fortune.happens(0.5):
                 self._later(name, make, self._fortune.chance.random() * weather.late_s)
             raise UnansweredError("it was lost on its way")
-        return await self._handle(name, make())
+        return await self._handle(name, make)
 
     def _later(self, name: str, make: Callable[[], Coroutine[Any, Any, Any]], delay_s: float) -> None:
         """Let a copy of a call arrive late. It dies with the worker: its connection does."""
@@ -234,7 +233,7 @@ class Node:
         async def copy() -> None:
             await asyncio.sleep(delay_s)
             self._trace(self.worker_id, f"hears a late {name}")
-            await self._caught(name, make())
+            await self._caught(name, make)
 
         process.spawn(copy(), f"late {name}")
 

@@ -11,9 +11,12 @@ class Finding(AssertionError):  # noqa: N818 - it is what the run is for, not an
     """Something that must never be true was true. `kind` says in one word what was promised."""
 
     def __init__(self, kind: str, sentence: str) -> None:
-        super().__init__(f"{kind}: {sentence}")
+        super().__init__(kind, sentence)
         self.kind = kind
         self.sentence = sentence
+
+    def __str__(self) -> str:
+        return f"{self.kind}: {self.sentence}"
 
 
 class Trace:

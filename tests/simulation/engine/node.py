@@ -8,11 +8,12 @@ from typing import Any
 
 from simulation.engine.ledger import Ledger, Run
 from simulation.engine.loop import Process, SeededLoop, process_here
+from simulation.engine.machine import NoEnrolment, SimSandbox
 from simulation.engine.stored import Port
 from simulation.engine.trace import Trace
 from simulation.engine.weather import Fortune, JumpingClock, SeededDice
 from trusted_pool.blobs.memory import MemoryBlobs
-from trusted_pool.core.job import Outcome, OutputFile
+from trusted_pool.core.job import OutputFile
 from trusted_pool.core.request import Capacity
 from trusted_pool.journal.memory import MemoryJournal
 from trusted_pool.link.fake_worker import Parcel
@@ -21,7 +22,7 @@ from trusted_pool.ports.link import UnansweredError
 from trusted_pool.ports.sandbox import OutputMissingError, Task
 from trusted_pool.protocol.errors import NotFoundError, PoolError, UnavailableError
 from trusted_pool.protocol.messages import AcceptedAnswer, AttemptsAnswer, HealthAnswer, WorkerMessage
-from trusted_pool.sandbox.fake import FakeSandbox, Play
+from trusted_pool.sandbox.fake import Play
 from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 from trusted_pool.worker.logs import follow_log
@@ -30,35 +31,6 @@ POOL = "the-pool"
 BUFFERED = 4  #: messages of a stream that are on their way
 
 Stage = Callable[[str, Task], Play]
-
-
-class NoEnrolment:
-    """The pool is listed: nothing is enrolled."""
-
-    where = "nowhere"
-
-    def load(self) -> str | None:
-        """Nothing was."""
-        return None
-
-    def save(self, pool_id: str) -> None:
-        """Nothing is."""
-        raise AssertionError(pool_id)
-
-
-class SimSandbox(FakeSandbox):
-    """Sees that no two programs share a slot."""
-
-    def __init__(self, ledger: Ledger, slots: int, **options: Any) -> None:
-        super().__init__(**options)
-        self._ledger = ledger
-        self._slots = slots
-
-    async def run(self, task: Task, *args: Any) -> Outcome:
-        """Perform, after a look at who else does."""
-        if any(other.slot == task.slot for other in self._running.values()) or len(self._running) >= self._slots:
-            self._ledger.wrong("slots", f"{task.key} in slot {task.slot} beside {sorted(self._running)}")
-        return await super().run(task, *args)
 
 
 class Node:

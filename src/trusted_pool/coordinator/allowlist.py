@@ -87,6 +87,10 @@ def _endpoint(text: str, where: str) -> str:
         raise AllowlistError(f"{where}: endpoint {text!r} must begin with http:// or https://")
     if not parts.hostname or any(c.isspace() or ord(c) < 32 for c in text):  # noqa: PLR2004 - control characters
         raise AllowlistError(f"{where}: endpoint {text!r} names no host")
+    try:
+        parts.hostname.encode("idna")
+    except UnicodeError as error:
+        raise AllowlistError(f"{where}: endpoint {text!r} names a host that cannot be: {error}") from None
     if parts.username is not None or parts.password is not None:
         raise AllowlistError(f"{where}: endpoint {text!r} must not hold a user or password")
     if parts.query or parts.fragment:

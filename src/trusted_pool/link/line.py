@@ -105,10 +105,11 @@ class Calls:
             async with deadline:
                 response = await self._send(method, path, headers, body)
                 answer = await _whole(response, limit)
-        except (aiohttp.ClientError, OSError, TimeoutError) as error:
+        except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
             if body is not None and body.error is not None:
                 raise body.error from None
-            raise of_error(error, begun=body is None or body.begun) from error
+            begun = not isinstance(error, ValueError) if body is None else body.begun
+            raise of_error(error, begun=begun) from error
         finally:
             if response is not None:
                 response.close()  # a connection whose answer was read whole is back in the pool already
@@ -127,8 +128,8 @@ class Calls:
                 async with asyncio.timeout(within_s):
                     response = await self._send("GET", path, headers, None)
                     refusal = None if response.status == 200 else await _whole(response, MAX_REFUSAL)  # noqa: PLR2004
-            except (aiohttp.ClientError, OSError, TimeoutError) as error:
-                raise of_error(error, begun=True) from error
+            except (aiohttp.ClientError, OSError, TimeoutError, ValueError) as error:
+                raise of_error(error, begun=not isinstance(error, ValueError)) from error
             if refusal is not None:
                 said = response.headers.get("Retry-After")
                 raise of_status(response.status, refusal, said, may_be_gone=may_be_gone)

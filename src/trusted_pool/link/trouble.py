@@ -80,6 +80,8 @@ def of_error(error: BaseException, *, begun: bool) -> LinkError:
             return NotSentError(f"cannot connect: {error.os_error.strerror or error.os_error or 'connection reset'}")
         case aiohttp.ConnectionTimeoutError():
             return NotSentError("cannot connect: no answer in time")
+        case ValueError() if not begun:  # UnicodeError is one
+            return NotSentError(f"its endpoint cannot be dialled: {_reason(error)}")
         case TimeoutError() | asyncio.TimeoutError():
             return (UnansweredError if begun else NotSentError)("no answer in time")
     if begun and not _handshake_alert(error):

@@ -143,15 +143,18 @@ def when_it_is_back(pool: RealPool, jobs: dict[str, str]) -> None:
     }
 
 
+#: Fills its memory nearly, forks all that it may, each of them spinning, and goes on to its limit.
 HUNGRY = b"""
 import os
+held = [bytearray(b"x" * 2**20) for _ in range(150)]
 if os.fork() == 0:
-    while True:
-        if os.fork() == 0:
-            break
+    try:
+        while os.fork():
+            pass
+    except OSError:
+        pass
     while True:
         pass
-held = []
 while True:
     held.append(bytearray(b"x" * 2**20))
 """
@@ -159,9 +162,8 @@ BUSY = b"""
 import multiprocessing, time
 def spin():
     end = time.monotonic() + 9
-    held = bytearray(b"x" * 200 * 2**20)
     while time.monotonic() < end:
-        held[:2**20] = bytes(2**20)
+        pass
 if __name__ == "__main__":
     for _ in range(8):
         multiprocessing.Process(target=spin).start()
@@ -171,22 +173,23 @@ if __name__ == "__main__":
 @pytest.mark.timeout(120)
 def test_a_job_that_starves_the_machine_does_not_silence_its_worker(tmp_path: Path):
     with RealPool(tmp_path, [2], options=("--check-interval", "500ms", "--grace", "30s")) as pool:
-        busy = pool.submit({"main.py": BUSY}, {"memory_mb": 400, "timeout": 20})
+        busy = pool.submit({"main.py": BUSY}, {"memory_mb": 400, "timeout": 60})
         hungry = pool.submit({"main.py": HUNGRY}, {"memory_mb": 200, "timeout": 8})
         seen = set()
         while not (pool.status(busy, 1.0)["completed_at"] and pool.status(hungry)["completed_at"]):
             seen.add(health_of(pool, pool.workers[0]))
         assert seen == {"healthy"}, seen
-        for job_id in (busy, hungry):
-            assert len(pool.status(job_id)["attempts"]) == 1
+        assert pool.status(busy)["state"] == "completed"
         assert pool.status(hungry)["fault"] == "limit", pool.status(hungry)
-        assert "Health check failed" not in pool.coordinator.log
-        assert "does not answer" not in pool.coordinator.log
+        assert spent(pool.status(busy)) == spent(pool.status(hungry)) == 1
+        log = pool.coordinator.log.partition("is healthy")[2]
+        assert "Health check failed" not in log
+        assert "does not answer" not in log
 
 
 @pytest.mark.timeout(120)
 def test_a_job_that_brings_its_worker_down_stops_after_max_attempts(tmp_path: Path):
-    with RealPool(tmp_path, [1], options=OPTIONS) as pool:
+    with RealPool(tmp_path, [1]) as pool:
         (worker,) = pool.workers
         job_id = pool.submit(LASTS, {**SMALL, "args": ["60", "60"], "retry": {"max_attempts": 3}})
         for attempt in (1, 2, 3):
@@ -201,7 +204,7 @@ def test_a_job_that_brings_its_worker_down_stops_after_max_attempts(tmp_path: Pa
             worker.start()
         answer = tpool(pool, "wait", job_id, code=125)["job"]
         assert (answer["state"], answer["fault"], answer["retryable"]) == ("failed", "worker", True)
-        assert answer["reason"] in ("interrupted", "worker_lost")
+        assert answer["reason"] == "interrupted"
         assert [a["number"] for a in answer["attempts"]] == [1, 2, 3]
         record = tpool(pool, "explain", job_id)["explain"]["failure"]
         assert record["retryable"]

@@ -218,6 +218,32 @@ async def raised(call: Awaitable[object]) -> type[Exception] | None:
 # One caller's mistake
 
 
+def test_what_was_asked_in_the_turn_that_stops_the_writer_is_still_done(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = SqliteStore.open(tmp_path / "store.db")
+        asked = asyncio.create_task(store.commit([Unit(job=make(1))]))
+        await asyncio.sleep(0)  # it has asked, and the turn has not ended
+        store._writer.stop()
+        async with asyncio.timeout(10):
+            assert [c.ok for c in await asked] == [True]
+        assert await store.job(make(1).job_id) is not None
+        await store.close()
+
+    asyncio.run(scenario())
+
+
+def test_commits_of_one_turn_share_a_transaction(tmp_path: Path) -> None:
+    async def scenario() -> None:
+        store = SqliteStore.open(tmp_path / "store.db")
+        batches: list[int] = []
+        store.observe(lambda units, _seconds: batches.append(units))
+        await asyncio.gather(*(store.commit([Unit(job=make(n))]) for n in range(100)))
+        await store.close()
+        assert batches == [100]
+
+    asyncio.run(scenario())
+
+
 def test_what_the_database_cannot_take_fails_its_caller_alone(tmp_path: Path) -> None:
     async def work() -> None:
         store = SqliteStore.open(tmp_path / "store.db")

@@ -294,6 +294,31 @@ def test_58_nothing_survives_a_killed_worker(worker: Any, place: Path):
     os.kill(left[0], signal.SIGKILL)
 
 
+def test_58_nothing_survives_a_worker_killed_while_it_starts_jobs(worker: Any, place: Path):
+    """Bubblewrap's own care for it begins too late for a sandbox that is still being built."""
+    make = type(worker)
+    for round_ in range(6):
+        first = make(place / "w", worker.uid, allow_weaker=True)
+        first.begin(f"import time\ntime.sleep(60)  # {round_}")
+        mine = [pid for pid in seen("/job/main.py") if ancestor(pid, first.pid)]
+        assert mine, "the sandbox is there, and has not begun"
+        first.kill()
+        assert until(lambda mine=mine: not any(Path(f"/proc/{pid}").exists() for pid in mine)), (
+            f"round {round_}: left of a killed worker: {mine}"
+        )
+
+
+def ancestor(pid: int, above: int) -> bool:
+    """Whether a process is below another."""
+    while pid > 1 and pid != above:
+        try:
+            text = Path(f"/proc/{pid}/stat").read_text()
+        except OSError:
+            return False
+        pid = int(text[text.rindex(")") + 2 :].split()[1])
+    return pid == above
+
+
 def test_59_a_worker_that_cannot_limit_trees_refuses_to_start(worker: Any, place: Path):
     if worker.level >= 2:
         pytest.skip("this user can limit whole trees")

@@ -21,6 +21,7 @@ from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.room import Room
 from trusted_pool.sandbox.runner import Runner
 from trusted_pool.sandbox.slots import Bind, Slot
+from trusted_pool.sandbox.undertaker import Undertaker
 from trusted_pool.sandbox.wipe import wipe, wipe_tree
 
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
@@ -73,6 +74,7 @@ class BubblewrapSandbox:
         self._cgroups: Cgroups | None = None
         self._filter_fd = self._jobs_fd = -1
         self._room: Room | None = None
+        self._undertaker: Undertaker | None = None
         self._runner: Runner | None = None
         self._interpreters: dict[str, Interpreter] = {}
         self._running: dict[str, tuple[Attempt, asyncio.Task[Outcome]]] = {}
@@ -106,8 +108,10 @@ class BubblewrapSandbox:
             raise SandboxError(self._refusal(found.words))
         await self._open_slots()
         self._room = Room(self._jobs_fd)
+        self._undertaker = Undertaker(machine.worker_name(self._root))
         self._runner = Runner(
             bwrap=bwrap,
+            mark=self._undertaker.mark,
             jobs=str(self._root / "jobs"),
             etc=str(self._root / "etc"),
             system=policy.look(),
@@ -286,6 +290,9 @@ class BubblewrapSandbox:
             await asyncio.to_thread(self._cgroups.close)
             self._cgroups = None
         self._runner = self._room = None
+        if self._undertaker is not None:
+            await asyncio.to_thread(self._undertaker.close)
+            self._undertaker = None
         for fd in (self._filter_fd, self._jobs_fd):
             if fd >= 0:
                 os.close(fd)

@@ -29,6 +29,7 @@ class Launch(msgspec.Struct, frozen=True, kw_only=True):
     """What is to be started. `options` are bubblewrap's own, packed; they hold `{seccomp_fd}` as a number already."""
 
     bwrap: str
+    mark: str  #: bubblewrap's first word about itself, see `undertaker`
     options: bytes
     seccomp_fd: int
     argv: Sequence[str]
@@ -122,10 +123,12 @@ class Program:
             os.write(options_fd, launch.options + b"--seccomp\0%d\0" % filter_fd)
             os.lseek(options_fd, 0, os.SEEK_SET)
             status_fd = pipes[2][1]
-            argv = [launch.bwrap, "--args", str(options_fd), "--json-status-fd", str(status_fd)]
+            argv = [launch.mark, "--args", str(options_fd), "--json-status-fd", str(status_fd)]
             argv += ["--block-fd", str(go_read), "--", *launch.argv]
             passed = (status_fd, go_read, options_fd, filter_fd)
-            self._bwrap = await self._slot.start_program(argv, stdout=pipes[0][1], stderr=pipes[1][1], pass_fds=passed)
+            self._bwrap = await self._slot.start_program(
+                launch.bwrap, argv, stdout=pipes[0][1], stderr=pipes[1][1], pass_fds=passed
+            )
         finally:
             for fd in written:
                 os.close(fd)

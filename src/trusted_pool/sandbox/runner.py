@@ -48,6 +48,7 @@ class Runner:
         self,
         *,
         bwrap: str,
+        mark: str,
         jobs: str,
         etc: str,
         system: tuple[policy.Entry, ...],
@@ -58,6 +59,7 @@ class Runner:
         """`jobs`, `etc`: absolute paths as the worker sees them; slots may see them elsewhere."""
         self.level = 1
         self._bwrap = bwrap
+        self._mark = mark
         self._jobs = jobs
         self._etc = etc
         self._system = system
@@ -128,6 +130,7 @@ class Runner:
         options = policy.options(view, f"{jobs}/{command.directory}", command.limits, command.env)
         return Launch(
             bwrap=self._bwrap,
+            mark=self._mark,
             options=policy.packed(options),
             seccomp_fd=self._seccomp_fd,
             argv=command.argv,

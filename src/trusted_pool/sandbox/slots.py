@@ -111,13 +111,14 @@ class Slot:
         _check(_libc.syscall(setresuid, uid, uid, uid), "taking the slot's uid")
 
     async def start_program(
-        self, argv: Sequence[str], *, stdout: int, stderr: int, pass_fds: Sequence[int]
+        self, path: str, argv: Sequence[str], *, stdout: int, stderr: int, pass_fds: Sequence[int]
     ) -> subprocess.Popen[bytes]:
         """Start a program with an empty environment and no other file descriptors. Raises OSError."""
 
         def start() -> subprocess.Popen[bytes]:
             return subprocess.Popen(
                 argv,
+                executable=path,
                 env={},
                 close_fds=True,
                 pass_fds=pass_fds,

@@ -1,7 +1,8 @@
 """Logs of jobs: from the kept result when there is one, else live from the worker."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator, AsyncIterator
+from contextlib import aclosing
 from typing import Any
 
 import msgspec
@@ -56,7 +57,8 @@ class Logs:
         job = await self._jobs.get(job_id)
         allowed(job)
         async for line in self._read(job, await self._result(job), Place(), follow=False):
-            yield line.frame
+            if line is not None:
+                yield line.frame
 
     async def follow(self, job_id: str, allowed: Allowed, place: Place) -> AsyncIterator[Line | Job | None]:
         """Yield lines from `place` on until the job is final, then the job; None every 15 s without any.
@@ -76,9 +78,10 @@ class Logs:
                 newest = result.attempt if result else len(job.attempts)
                 if place.attempt != newest:
                     place = Place(newest, 0)
-                async for line in self._read(job, result, place, follow=True):
-                    place = line.place
-                    yield line
+                async with aclosing(self._read(job, result, place, follow=True)) as lines:
+                    async for line in lines:
+                        place = place if line is None else line.place
+                        yield line
                 if job.final:
                     yield job
                     return
@@ -90,14 +93,20 @@ class Logs:
     async def _result(self, job: Job) -> Result | None:
         return await self._store.result(job.job_id) if job.final else None
 
-    async def _read(self, job: Job, result: Result | None, place: Place, *, follow: bool) -> AsyncIterator[Line]:
+    async def _read(
+        self, job: Job, result: Result | None, place: Place, *, follow: bool
+    ) -> AsyncGenerator[Line | None, None]:
+        """Yield lines; None whenever a live log was quiet for a while."""
         decoder = frames.Decoder()
         attempt = result.attempt if result else len(job.attempts)
-        async for piece in self._bytes(job, result, place.offset, follow=follow):
-            for frame in decoder.feed(piece):
-                yield Line(Place(attempt, place.offset + decoder.offset), frame)
+        async with aclosing(self._bytes(job, result, place.offset, follow=follow)) as pieces:
+            async for piece in pieces:
+                if not piece:
+                    yield None
+                for frame in decoder.feed(piece):
+                    yield Line(Place(attempt, place.offset + decoder.offset), frame)
 
-    async def _bytes(self, job: Job, result: Result | None, start: int, *, follow: bool) -> AsyncIterator[bytes]:
+    async def _bytes(self, job: Job, result: Result | None, start: int, *, follow: bool) -> AsyncGenerator[bytes, None]:
         if result is not None:
             if result.log_sha256 is not None and start < result.log_size:
                 async for piece in self._contents.open(result.log_sha256, start):
@@ -110,10 +119,41 @@ class Logs:
         if member is None or attempt.state is AttemptState.DISPATCHING:
             return
         try:
-            async for piece in member.link.log(attempt.remote_id, start, follow=follow):
-                yield piece
+            async with aclosing(_ticking(member.link.log(attempt.remote_id, start, follow=follow), WAIT_S)) as pieces:
+                async for piece in pieces:
+                    yield piece
         except GoneError:
             return  # it was collected in this moment: the next look finds the result
         except LinkError:
             if follow:
                 await asyncio.sleep(PAUSE_S)
+
+
+async def _ticking(pieces: AsyncIterator[bytes], every_s: float) -> AsyncGenerator[bytes, None]:
+    """Pass pieces on; an empty one when none came for `every_s`."""
+    coming: asyncio.Future[bytes] | None = None  # goes on while we tick: a cancelled one would end the stream
+    try:
+        while True:
+            coming = coming or asyncio.ensure_future(_next(pieces))
+            await asyncio.wait({coming}, timeout=every_s)
+            if not coming.done():
+                yield b""
+                continue
+            piece, coming = coming.result(), None
+            if not piece:
+                return
+            yield piece
+    finally:
+        if coming is not None and not coming.done():
+            coming.cancel()
+            await asyncio.wait({coming})
+        if isinstance(pieces, AsyncGenerator):
+            await pieces.aclose()
+
+
+async def _next(pieces: AsyncIterator[bytes]) -> bytes:
+    """Return the next piece that is not empty; empty at the end."""
+    async for piece in pieces:
+        if piece:
+            return piece
+    return b""

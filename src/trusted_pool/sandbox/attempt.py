@@ -3,7 +3,6 @@
 import asyncio
 import contextlib
 import functools
-import io
 import os
 import tempfile
 from collections.abc import Awaitable, Callable
@@ -24,10 +23,10 @@ from trusted_pool.sandbox.interpreters import Interpreter
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.runner import Command, Run, Runner
 from trusted_pool.sandbox.slots import Slot
-from trusted_pool.sandbox.unpack import Unpacked, unpack
+from trusted_pool.sandbox.unpack import Unpacked, Window, unpack
 from trusted_pool.sandbox.verdict import judge
 
-#: Inputs up to this size are held in memory on their way to the directory.
+#: Inputs up to this size, together, are held in memory on their way to the directory.
 _SPOOL_BYTES = 1024 * 1024
 
 
@@ -101,17 +100,15 @@ class Attempt:
 
     async def _unpack(self, dir_fd: int, spool: Path, open_input: OpenInput) -> Unpacked:
         with contextlib.ExitStack() as stack:
-            inputs: list[tuple[InputFile, BinaryIO]] = []
+            # All in one file, since each would cost a descriptor, and a job may have a thousand inputs.
+            spooled = stack.enter_context(tempfile.SpooledTemporaryFile(_SPOOL_BYTES, "w+b", dir=str(spool)))
+            file = cast("BinaryIO", spooled)
+            inputs: list[tuple[InputFile, Window]] = []
             for given in self._task.inputs:
-                file: BinaryIO
-                if given.size <= _SPOOL_BYTES:
-                    file = io.BytesIO()
-                else:
-                    file = cast("BinaryIO", stack.enter_context(tempfile.TemporaryFile(dir=spool)))
+                start = file.tell()
                 async for piece in open_input(given):
                     file.write(piece)
-                file.seek(0)
-                inputs.append((given, file))
+                inputs.append((given, Window(file, start, file.tell() - start)))
             limits = ArchiveLimits(max_bytes=self.limits.disk_bytes)
             unpacked = await self._owner.call(unpack, dir_fd, inputs, limits)
             if not self._interpreter.path:

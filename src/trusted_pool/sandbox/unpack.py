@@ -1,9 +1,10 @@
 """Files into a job's directory."""
 
 import errno
+import io
 import os
 from collections.abc import Iterator, Sequence
-from typing import BinaryIO
+from typing import Any, BinaryIO, cast
 
 import msgspec
 
@@ -21,6 +22,37 @@ _FULL = frozenset({errno.ENOSPC, errno.EDQUOT, errno.EFBIG})
 _BACKDATED_NS = 2 * 10**9
 
 
+class Window(io.RawIOBase):
+    """A part of a file as a file of its own, for reading. Several of one file are read one after the other."""
+
+    def __init__(self, file: BinaryIO, start: int, size: int) -> None:
+        self._file = file
+        self._start = start
+        self._size = size
+        self._at = 0
+
+    def readable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seekable(self) -> bool:
+        """Yes."""
+        return True
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET) -> int:
+        """Go to an offset of the part."""
+        self._at = max(0, offset + {os.SEEK_SET: 0, os.SEEK_CUR: self._at, os.SEEK_END: self._size}[whence])
+        return self._at
+
+    def readinto(self, buffer: Any) -> int:
+        """Read what is left of the part, as much as the buffer takes."""
+        self._file.seek(self._start + self._at)
+        data = self._file.read(max(0, min(len(buffer), self._size - self._at)))
+        buffer[: len(data)] = data
+        self._at += len(data)
+        return len(data)
+
+
 class Stamp(msgspec.Struct, frozen=True):
     """What tells whether a file is still as it was unpacked."""
 
@@ -36,7 +68,7 @@ class Unpacked(msgspec.Struct, frozen=True):
     size: int
 
 
-def unpack(dir_fd: int, inputs: Sequence[tuple[InputFile, BinaryIO]], limits: ArchiveLimits) -> Unpacked:
+def unpack(dir_fd: int, inputs: Sequence[tuple[InputFile, BinaryIO | Window]], limits: ArchiveLimits) -> Unpacked:
     """Unpack the one archive, or place the plain files, in an empty directory. For `Owner.call`.
 
     Files belong to the thread's user and get mode 0644 or 0755, directories 0755. After an error the directory holds
@@ -50,7 +82,7 @@ def unpack(dir_fd: int, inputs: Sequence[tuple[InputFile, BinaryIO]], limits: Ar
     paths = plan([given.name for given, _ in inputs])
     if paths is None:
         given, file = inputs[0]
-        entries = read_archive(file, limits, given.name)
+        entries = read_archive(cast("BinaryIO", file), limits, given.name)
     else:
         entries = _plain(inputs, paths, limits)
     files: dict[str, Stamp] = {}
@@ -81,7 +113,7 @@ def _in_words(error: OSError, path: str, limits: ArchiveLimits) -> Exception:
 
 
 def _plain(
-    inputs: Sequence[tuple[InputFile, BinaryIO]], paths: Sequence[str], limits: ArchiveLimits
+    inputs: Sequence[tuple[InputFile, BinaryIO | Window]], paths: Sequence[str], limits: ArchiveLimits
 ) -> Iterator[Entry]:
     """Turn plain files into entries."""
     if sum(given.size for given, _ in inputs) > limits.max_bytes:
@@ -90,10 +122,10 @@ def _plain(
         yield Entry(path, "file", given.size, False, _exactly(file, given.size, path))  # noqa: FBT003 - no mode is sent
 
 
-def _exactly(file: BinaryIO, size: int, path: str) -> Iterator[bytes]:
+def _exactly(file: BinaryIO | Window, size: int, path: str) -> Iterator[bytes]:
     file.seek(0)
     left = size
-    while left and (data := file.read(min(CHUNK, left))):
+    while left and (data := file.read(min(CHUNK, left)) or b""):
         left -= len(data)
         yield data
     if left or file.read(1):

@@ -29,7 +29,7 @@ FILE_S = 1.0
 LEAST_BYTES_S = 64 * 1024
 #: After so many copies that took longer, its results count as lost.
 SLOW_COPIES = 3
-#: The sandbox cuts what a job prints at 16 MiB; frames of single bytes make 224 MiB of it.
+#: Far more than a sandbox keeps of what a job prints, frames included.
 MAX_LOG_BYTES = 256 * 2**20
 
 

@@ -354,6 +354,45 @@ def test_a_refused_submit_leaves_nothing(manifest: bytes, status: int):
     scenario(test)
 
 
+class SlowToAnswer(MemoryJournal):
+    """A journal that has kept an end before it says so."""
+
+    def __init__(self) -> None:
+        super().__init__("j1")
+        self.kept, self.answers = asyncio.Event(), asyncio.Event()
+
+    async def put(self, entry: Entry, kind: str | None = None) -> int:
+        seq = await super().put(entry, kind)
+        self.kept.set()
+        await self.answers.wait()
+        return seq
+
+
+def test_an_end_that_the_journal_knows_of_first_is_told():
+    journal = SlowToAnswer()
+
+    async def test(rig: Rig) -> None:
+        entry = await rig.submit()
+        await rig.running(entry.remote_id)
+        stream = follow(rig, POOL, "j1", 0)
+        assert isinstance(await anext(stream), messages.Hello)
+        assert isinstance(await anext(stream), messages.StartedEvent)
+        rig.sandbox.end(entry.remote_id)
+        await journal.kept.wait()
+        report = await rig.daemon.events.report(POOL)
+        assert (report.seq, report.attempts[0].state) == (2, AttemptState.ENDED)
+        rig.attempts.bell.ring()  # something else happens just now, so that the follower looks
+        told = asyncio.ensure_future(anext(stream))
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert not told.done()
+        journal.answers.set()
+        assert isinstance(await told, messages.EndedEvent)
+        await stream.aclose()
+
+    scenario(test, journal=journal)
+
+
 def test_a_released_attempt_is_never_started_again():
     async def test(rig: Rig) -> None:
         entry = await rig.submit()

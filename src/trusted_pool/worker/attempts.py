@@ -72,6 +72,7 @@ class Attempts:
         self._runner = Runner(sandbox, journal, inputs.open, clock)
         self._stopping = False
         self._slots = Slots(Capacity(), worker_id)  # `start` measures the machine
+        self.writing: set[str] = set()  #: their end is being written down: the journal may know of it before we do
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
         self._pending: dict[Key, asyncio.Future[None]] = {}
@@ -262,8 +263,10 @@ class Attempts:
             outcome = await self._runner.run(task_of(entry, resolved, slot, self.worker_id), bell, on_start)
         heard = self._entries[remote_id]  # with a cancel that came meanwhile
         entry = ended(heard, outcome, self._clock.now(), stopping=self._stopping, closed=self.closed)
+        self.writing.add(remote_id)
         await self._write_down(entry)
         self._entries[remote_id] = entry
+        self.writing.discard(remote_id)
         # The slot first: who reads the event may send the next attempt at once.
         self._slots.give_back(slot)
         del self._log_bells[remote_id]

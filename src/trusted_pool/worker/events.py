@@ -43,7 +43,9 @@ class Events:
         """Return all that the worker has of this pool."""
         # The number first: an event that comes between is told again, never left out.
         seq = await self._journal.seq()
-        reports = brief(report_of(entry) for entry in self._attempts if entry.pool_id == pool_id)
+        kept = {remote_id: await self._journal.entry(remote_id) for remote_id in sorted(self._attempts.writing)}
+        entries = (kept.get(entry.remote_id) or entry for entry in self._attempts if entry.pool_id == pool_id)
+        reports = brief(report_of(entry) for entry in entries)
         return AttemptsAnswer(journal_id=self._journal.journal_id, seq=seq, attempts=reports)
 
     async def follow(self, pool_id: str, journal_id: str, after: int) -> AsyncGenerator[list[WorkerMessage], None]:
@@ -70,6 +72,8 @@ class Events:
             seen = bell.rings
             together: list[WorkerMessage] = []
             for change in await self._journal.changes(position):
+                if change.remote_id in self._attempts.writing:
+                    break  # an end that the journal has and the attempts learn of in this moment: then the bell rings
                 position = change.seq
                 message = await self._message(pool_id, change)
                 if message is not None:

@@ -75,7 +75,8 @@ class Order(RuleBasedStateMachine):
         """Commit a job and move the model."""
         if job.state is JobState.QUEUED and job.owner not in self.waiting():
             others = [self.model.get(owner, 0.0) for owner in self.waiting()]
-            self.model[job.owner] = max([self.model.get(job.owner, 0.0), *([min(others)] if others else [])])
+            begin = min(others) if others else max(self.model.values(), default=0.0)
+            self.model[job.owner] = max(self.model.get(job.owner, 0.0), begin)
         self.model[job.owner] = self.model.get(job.owner, 0.0) + charge
         unit = Unit(
             job=job,

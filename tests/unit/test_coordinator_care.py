@@ -281,3 +281,20 @@ def test_owners_take_turns_however_many_jobs_one_has_queued():
             assert [j for j in order if j in greedy] == greedy
 
     run(main())
+
+
+def test_who_was_served_alone_owes_nothing_to_who_comes_later():
+    async def main():
+        async with FakePool("a", slots=1) as pool:
+            for _ in range(10):
+                job = await pool.accepted(await pool.submit(owner="early"))
+                pool.ends["a"].end(remote(job), Outcome(exit_code=0), inline=True)
+                await pool.state(job.job_id, J.COMPLETED)
+            blocker = await pool.accepted(await pool.submit(owner="early"))
+            late = [await pool.submit(owner="late") for _ in range(5)]
+            again = await pool.submit(owner="early")
+            for job_id in (again, late[0]):
+                pool.ends["a"].end(remote(blocker), Outcome(exit_code=0), inline=True)
+                blocker = await pool.accepted(job_id)
+
+    run(main())

@@ -161,7 +161,8 @@ class Store(Protocol):
       order. Two holders never have the same job at once; a holder's own reservations do not hide jobs from it. A
       reservation is no transition: it does not change the version, and a commit of the job ends it.
     - `charge` adds to the virtual time of the job's owner. An owner whose first job is queued begins at the least
-      virtual time of the owners that have queued jobs, if its own is less: who was away has saved nothing.
+      virtual time of the owners that have queued jobs, or with nobody there at the highest that any owner ever had, if
+      its own is less: who was away has saved nothing, and who was alone owes nothing.
     - A unit may hold events only, or settings or workers only.
     - Reads see every commit that was answered before they began.
     - Loading what is not there gives None or an empty sequence, never an error.

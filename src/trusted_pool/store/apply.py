@@ -160,9 +160,13 @@ class Batch:
         virtual_time, queued = self._shares.get(owner, (0.0, 0))
         if more > 0 and not queued:
             here = [time for time, count in self._shares.values() if count]
-            virtual_time = come_back(virtual_time, self._others + here)
+            virtual_time = come_back(virtual_time, self._others + here, self._highest)
         self._shares[owner] = (virtual_time + charge, queued + more)
         self._accounted.add(owner)
+
+    def _highest(self) -> float:
+        kept: float = self._connection.execute(sql.HIGHEST_SHARE).fetchone()[0]
+        return max([kept, *(time for time, _ in self._shares.values())])
 
     def write(self) -> None:
         """Write all that was taken in."""

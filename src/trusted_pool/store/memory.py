@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from trusted_pool.core.fair import come_back
 from trusted_pool.core.job import Job
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
@@ -153,7 +154,8 @@ class MemoryStore:
         queued = {row.job.owner for row in self._queued()}
         if job.state is JobState.QUEUED and job.owner not in queued:
             others = [virtual.get(owner, 0.0) for owner in queued]
-            virtual[job.owner] = max([virtual.get(job.owner, 0.0), *([min(others)] if others else [])])
+            own = virtual.get(job.owner, 0.0)
+            virtual[job.owner] = come_back(own, others, lambda: max(virtual.values(), default=0.0))
         virtual[job.owner] = virtual.get(job.owner, 0.0) + charge
 
     async def job(self, job_id: str) -> Versioned | None:

@@ -77,6 +77,7 @@ LEAST_OF_OTHERS = (
     "SELECT json_group_array(virtual_time) FROM (SELECT virtual_time FROM shares INDEXED BY shares_in_order"
     " WHERE queued > 0 AND owner NOT IN (SELECT value FROM json_each(?)) ORDER BY virtual_time, owner LIMIT 1)"
 )
+HIGHEST_SHARE = "SELECT coalesce(max(virtual_time), 0.0) FROM shares"
 HAVE_RESULT = "SELECT json_group_array(job_id) FROM results WHERE job_id IN (SELECT value FROM json_each(?))"
 KNOWN_BLOBS = (
     "SELECT json_group_array(json_array(sha256, state, last_used_at)) FROM blobs"

@@ -15,7 +15,7 @@ from simulation.engine.chance import chance_of
 from simulation.engine.loop import Process, SeededLoop
 from simulation.engine.run import simulate
 
-BATCHES, EACH = 12, 15
+BATCHES, EACH = 12, 40
 FIRST = int(os.environ["SIM_SEED"]) if "SIM_SEED" in os.environ else int.from_bytes(os.urandom(4), "big")
 ENGINE = [sys.executable, "-m", "simulation.engine"]
 TESTS = Path(__file__).parents[1]

@@ -53,7 +53,7 @@ def a_stale_result_is_accepted() -> Patches:
         newest = len(row.job.attempts) if row else event.attempt
         await real(self, worker_id, msgspec.structs.replace(event, attempt=newest))
 
-    return {(Collector, "ended"): ended, (Reconciler, "_must_have_it"): _nothing}
+    return {(Collector, "ended"): ended}
 
 
 @mutant("slow")

@@ -3,6 +3,7 @@
 import hashlib
 import json
 import shutil
+import signal
 import tarfile
 import threading
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Self
 import httpx
 import pytest
 
-from support.real_pool import RealPool, run_tpool, until
+from support.real_pool import RealPool, free_port, run_tpool, until
 
 #: Prints its name and leaves a file of which every fifth is too large for the database.
 PROGRAM = b"""
@@ -102,21 +103,25 @@ def test_a_busy_coordinator_is_saved_and_put_back(tmp_path: Path, bwrap: str, na
 def test_what_ran_is_reconciled_after_a_restore(tmp_path: Path, bwrap: str):
     assert bwrap
     target, data = tmp_path / "b.tar", tmp_path / "restored"
-    with RealPool(tmp_path / "pool", (4,)) as pool:
-        goes_on = pool.submit({"main.py": WAITING, "s": b"10"})
-        ended = pool.submit({"main.py": WAITING, "s": b"2"})
+    pool, port = RealPool(tmp_path / "pool", (4,)), free_port()
+    pool.workers[0].command += ["--metrics-port", str(port)]
+    with pool:
+        goes_on = pool.submit({"main.py": WAITING, "s": b"20"})
+        ended = pool.submit({"main.py": WAITING, "s": b"4"})
         for job_id in (goes_on, ended):
             pool.until_state(job_id, "running")
+        (worker,) = pool.workers
+        worker.send(signal.SIGSTOP)  # it tells of no end until the backup is made
         assert pool.http.post("/pause").status_code == 200
-        waited = pool.submit({"main.py": WAITING, "s": b"5"})
+        waited = pool.submit({"main.py": WAITING, "s": b"15"})
         assert run_tpool("backup", target, "--data", pool.data).returncode == 0
+        worker.send(signal.SIGCONT)
         assert pool.http.post("/resume").status_code == 200
         pool.until_state(waited, "running")
         unknown = pool.submit({"main.py": WAITING, "s": b"600"})
         pool.until_state(unknown, "running")
         pool.wait(ended)
-        (worker,) = pool.workers
-        until(lambda: active(pool) == 3, "three that run")
+        until(lambda: "daemon_kept_attempts 3.0" in metrics(port), "the release of what was collected")
         pool.coordinator.stop()
         assert run_tpool("restore", target, "--data", data).returncode == 0
         move(pool, data)
@@ -127,13 +132,18 @@ def test_what_ran_is_reconciled_after_a_restore(tmp_path: Path, bwrap: str):
         # What both know goes on, in the same attempt.
         assert pool.wait(goes_on)["state"] == "completed"
         assert [a["number"] for a in pool.status(goes_on)["attempts"]] == [1]
-        # The restored store says that it waits, and gives the number of its attempt a second time.
+        # The restored store says that it waits, but it runs: it is taken over.
         assert pool.wait(waited)["state"] == "completed"
+        assert [a["state"] for a in pool.status(waited)["attempts"]] == ["collected"]
         assert pool.http.get(f"/logs/{waited}/stdout").text == "done\n"
         # What only the worker knows is ended there and not held for ever.
         assert pool.http.get(f"/status/{unknown}").status_code == 404
         assert f"Cancelling job {unknown}" in worker.log
         until(lambda: active(pool) == 0, "free slots")
+
+
+def metrics(port: int) -> str:
+    return httpx.get(f"http://127.0.0.1:{port}/metrics", trust_env=False).text
 
 
 def active(pool: RealPool) -> int:

@@ -2,10 +2,12 @@
 
 import hashlib
 
-from support.fake_pool import FakePool, anybody
+from support.fake_pool import POOL, FakePool, anybody
 from support.virtual_time import run, until
 from trusted_pool.core.job import Job, Outcome, OutputFile
 from trusted_pool.core.words import AttemptState, JobState, Reason
+from trusted_pool.link.fake_worker import Parcel
+from trusted_pool.ports.link import Order
 from trusted_pool.protocol.errors import ConflictError
 
 J, A = JobState, AttemptState
@@ -89,5 +91,25 @@ def test_an_attempt_that_was_ended_without_anybody_asking_is_tried_again_and_the
             job = await pool.until(job_id, lambda job: len(job.attempts) == 2)
             assert job.attempts[0].state is A.INTERRUPTED
             await until(lambda: len(end.held) == 1)  # the first was let go of
+
+    run(main())
+
+
+def test_a_waiting_job_that_a_worker_has_already_is_taken_over():
+    async def main():
+        async with FakePool("a") as pool:
+            end = pool.ends["a"]
+            await pool.coordinator.pause(paused=True)
+            job_id = await pool.submit()
+            job = await pool.job(job_id)
+            order = Order(job_id=job_id, attempt=1, manifest=job.manifest, inputs=job.inputs)
+            await end.submit(Parcel(pool_id=POOL, epoch=1, order=order, files=()))
+            (theirs,) = end.held
+            end.start(theirs)
+            job = await pool.state(job_id, J.RUNNING)
+            end.end(theirs, outcome(b"x"), {"x": b"x"}, inline=True)
+            job = await pool.state(job_id, J.COMPLETED)
+            assert [a.worker_id for a in job.attempts] == ["a"]
+            assert len(end.parcels) == 1  # it was not sent a second time
 
     run(main())

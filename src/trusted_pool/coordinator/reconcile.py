@@ -11,7 +11,7 @@ from trusted_pool.core import happenings as h
 from trusted_pool.core.advance import IllegalTransitionError, StaleAttemptError
 from trusted_pool.core.job import Job, OutputFile
 from trusted_pool.core.retry import backoff_s
-from trusted_pool.core.words import AttemptState
+from trusted_pool.core.words import AttemptState, JobState
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import GoneError, LinkError, WorkerLink
 from trusted_pool.ports.store import Event, Store, StoreError, Unit
@@ -82,7 +82,7 @@ class Reconciler:
     async def event(self, worker_id: str, event: StartedEvent | EndedEvent | InterruptedEvent) -> None:
         """Apply one event of a worker."""
         try:
-            await self._must_have_it(worker_id, event.job_id, event.attempt)
+            await self._recognise(worker_id, event.job_id, event.attempt)
             match event:
                 case StartedEvent():
                     accepted = h.Accepted(attempt=event.attempt, remote_id=event.remote_id)
@@ -99,17 +99,25 @@ class Reconciler:
             await self._keep_evidence(worker_id, event)
             await self._unwanted(worker_id, event.remote_id, over=not isinstance(event, StartedEvent))
 
-    async def _must_have_it(self, worker_id: str, job_id: str, number: int) -> None:
-        """Refuse what a worker says of an attempt that is another worker's.
+    async def _recognise(self, worker_id: str, job_id: str, number: int) -> None:
+        """Refuse what a worker says of an attempt that is another worker's; take over one that is news to us.
 
-        A number is given once; but a store that was put back from a backup gives numbers again.
+        We commit a placement before we send it. So a worker that has the next attempt of a waiting job has it from us,
+        from a time that our store forgot: it was put back from a backup. The same store gives numbers a second time,
+        which is why the worker is looked at as well.
 
         Raises:
             NotFoundError: there is no such job.
-            StaleAttemptError: the attempt is not this worker's.
+            IllegalTransitionError: the attempt is not this worker's.
         """
-        attempts = (await self._jobs.get(job_id)).attempts
-        if not 0 < number <= len(attempts) or attempts[number - 1].worker_id != worker_id:
+        job = await self._jobs.get(job_id)
+        if number == len(job.attempts) + 1 and job.state is JobState.QUEUED:
+            try:
+                job = await self._jobs.apply(job_id, h.Placed(attempt=number, worker_id=worker_id))
+                _log.warning("Job %s: attempt %d on %s is taken over", job_id, number, short(worker_id))
+            except IllegalTransitionError:
+                job = await self._jobs.get(job_id)  # it was placed in this moment, here or elsewhere
+        if not 0 < number <= len(job.attempts) or job.attempts[number - 1].worker_id != worker_id:
             raise StaleAttemptError(f"attempt {number} of {job_id} is not this worker's")
 
     async def _outputs(self, worker_id: str, event: EndedEvent) -> tuple[OutputFile, ...]:
@@ -160,7 +168,7 @@ class Reconciler:
         else:
             happening = h.Accepted(attempt=report.attempt, remote_id=report.remote_id)
             try:
-                await self._must_have_it(worker_id, job_id, attempt)
+                await self._recognise(worker_id, job_id, attempt)
                 await self._jobs.apply(job_id, happening)
             except (NotFoundError, IllegalTransitionError) as error:
                 _log.info("Job %s: %s", job_id, error)

@@ -21,6 +21,7 @@ from trusted_pool.ports.journal import Entry, Journal, JournalError
 from trusted_pool.ports.sandbox import Sandbox, SandboxError
 from trusted_pool.protocol.errors import ConflictError, NotFoundError, PoolError, UnavailableError
 from trusted_pool.protocol.manifest import Resolved
+from trusted_pool.worker.admission import Admission, Key
 from trusted_pool.worker.bell import Bell
 from trusted_pool.worker.inputs import Inputs
 from trusted_pool.worker.running import RESTARTED, Runner, ended, interrupted, task_of
@@ -39,17 +40,7 @@ REMEMBERED = 20_000
 #: What a submit to a draining worker is told to wait.
 DRAINING_RETRY_S = 30.0
 
-Key = tuple[str, str, int]  #: pool id, job id, number of the attempt
 _log = logging.getLogger(__name__)
-
-
-class Admission:
-    """A submit on its way in: it holds a slot, or knows the entry that the same attempt has already."""
-
-    def __init__(self, key: Key, slot: int | None = None, known: Entry | None = None) -> None:
-        self.key = key
-        self.slot = slot
-        self.known = known
 
 
 class Attempts:

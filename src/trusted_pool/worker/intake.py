@@ -18,7 +18,8 @@ from trusted_pool.protocol.errors import (
     UnavailableError,
 )
 from trusted_pool.protocol.manifest import Resolved
-from trusted_pool.worker.attempts import Admission, Attempts
+from trusted_pool.worker.admission import Admission
+from trusted_pool.worker.attempts import Attempts
 from trusted_pool.worker.inputs import Inputs, Upload
 
 #: A job of more plain files than this is sent as an archive.

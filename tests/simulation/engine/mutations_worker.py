@@ -10,7 +10,8 @@ from trusted_pool.core.words import AttemptState, OnWorkerLoss
 from trusted_pool.journal.memory import MemoryJournal
 from trusted_pool.ports.journal import Entry
 from trusted_pool.protocol.manifest import parse, resolve
-from trusted_pool.worker.attempts import Admission, Attempts
+from trusted_pool.worker.admission import Admission
+from trusted_pool.worker.attempts import Attempts
 from trusted_pool.worker.bell import Bell
 from trusted_pool.worker.slots import Slots
 

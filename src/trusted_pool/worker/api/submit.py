@@ -12,9 +12,9 @@ from trusted_pool.protocol import form
 from trusted_pool.protocol.errors import BadRequestError, TooSlowError, UnavailableError
 from trusted_pool.protocol.manifest import MAX_BYTES
 from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, AcceptedAnswer
+from trusted_pool.worker.admission import Key
 from trusted_pool.worker.api.asked import Asked, TheDaemon, check_epoch, number_in
 from trusted_pool.worker.api.guard import pool_of
-from trusted_pool.worker.attempts import Key
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 
 #: A body of which nothing comes for this long is given up.

@@ -10,7 +10,7 @@ import pytest
 from trusted_pool.core.job import Job
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
-from trusted_pool.ports.store import JobPage, JobQuery, StoreSlowError, Unit
+from trusted_pool.ports.store import FARTHEST, JobPage, JobQuery, StoreSlowError, Unit
 from trusted_pool.store import listing, sqlite
 from trusted_pool.store.sqlite import SqliteStore
 
@@ -96,6 +96,18 @@ def test_a_page_of_large_jobs_is_short(tmp_path: Path, monkeypatch: pytest.Monke
         assert pages == 3
         await store.commit([Unit(job=make(9, manifest=" " * 20_000))])
         assert len((await store.jobs(JobQuery(owner="local"))).jobs) == 1
+        await store.close()
+
+    asyncio.run(main())
+
+
+def test_places_far_behind_are_not_counted_out(tmp_path: Path) -> None:
+    async def main() -> None:
+        store = SqliteStore.open(tmp_path / "store.db")
+        jobs = [make(n, request=Request(interpreter="python3")) for n in range(FARTHEST + 50)]
+        await store.commit([Unit(job=job) for job in jobs])
+        places = [await store.queue_position(jobs[n]) for n in (0, 7, FARTHEST - 1, FARTHEST, FARTHEST + 49)]
+        assert places == [0, 7, FARTHEST - 1, FARTHEST, FARTHEST]
         await store.close()
 
     asyncio.run(main())

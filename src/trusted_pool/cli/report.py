@@ -2,6 +2,7 @@
 
 from trusted_pool.cli import screen
 from trusted_pool.core.words import JobState, Reason
+from trusted_pool.ports.store import FARTHEST
 from trusted_pool.protocol.answers import StatusAnswer
 
 _SHORT_ID = 12
@@ -43,7 +44,8 @@ def _exit_code(status: StatusAnswer) -> str:
 
 def waiting(status: StatusAnswer) -> str:
     """Say in one line why a queued job waits."""
-    place = "" if status.queue_position is None else f", {screen.plural(status.queue_position, 'job')} before it"
+    position = status.queue_position
+    place = "" if position is None else f", {screen.plural(position, 'job')}{_more(position)} before it"
     why = status.detail
     verdicts = status.waiting_for or []
     reasons = [
@@ -54,6 +56,10 @@ def waiting(status: StatusAnswer) -> str:
         more = len(reasons) - _MOST_WORKERS
         why = shown + (f"; and {more} more" if more > 0 else "")
     return f"queued{place}" + (f" ({why})" if why else "")
+
+
+def _more(position: int) -> str:
+    return " or more" if position >= FARTHEST else ""
 
 
 def lines(status: StatusAnswer) -> list[tuple[str, str]]:

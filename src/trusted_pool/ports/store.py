@@ -10,6 +10,9 @@ from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
 
+#: Places in the queue are counted up to here: whoever is so far behind need not know how far.
+FARTHEST = 10_000
+
 
 class StoreError(Exception):
     """The store cannot do it; the message says why and what to do."""
@@ -197,7 +200,7 @@ class Store(Protocol):
         """Return one page of jobs. Raises ValueError for a cursor that it did not make; StoreSlowError."""
 
     async def queue_position(self, job: Job) -> int | None:
-        """Return how many queued jobs go before it, or None when it is not queued."""
+        """Return how many queued jobs go before it, at most FARTHEST, or None when it is not queued."""
 
     async def events(self, job_id: str) -> list[Event]:
         """Return a job's story, oldest first."""

@@ -11,6 +11,7 @@ from trusted_pool.core.job import Job
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import (
+    FARTHEST,
     Blob,
     Committed,
     Counters,
@@ -254,7 +255,7 @@ class MemoryStore:
         for row in self._queued():
             waiting.setdefault(row.job.owner, []).append(row)
         ids = [row.job.job_id for row in _in_turn(waiting, self._tables.virtual)]
-        return ids.index(job.job_id) if job.job_id in ids else None
+        return min(FARTHEST, ids.index(job.job_id)) if job.job_id in ids else None
 
     async def events(self, job_id: str) -> list[Event]:
         """Return a job's story, oldest first."""

@@ -12,6 +12,7 @@ from typing import TypeVar
 from trusted_pool.core.job import Job
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import (
+    FARTHEST,
     Blob,
     Committed,
     Counters,
@@ -188,7 +189,7 @@ class SqliteStore:
 
         def look(connection: sqlite3.Connection) -> int | None:
             row = connection.execute(sql.RANK, (job.job_id,)).fetchone()
-            return place_among(_shares(connection), *row) if row else None
+            return min(FARTHEST, place_among(_shares(connection), *row)) if row else None
 
         return await self._read(look, None)
 

@@ -12,6 +12,7 @@ from itertools import chain
 
 import msgspec
 
+from trusted_pool.ports.store import FARTHEST
 from trusted_pool.store.rows import FIXED_COLUMNS, JOB_COLUMNS
 
 #: Rows in one VALUES at most. Each count up to this is a statement of its own, prepared when it first comes up.
@@ -178,8 +179,9 @@ EXPIRED = (
 )
 #: The owner of a queued job and how many of its own go before.
 RANK = (
-    "SELECT owner, (SELECT count(*) FROM jobs INDEXED BY jobs_queue"
-    " WHERE owner = j.owner AND state = 'queued' AND (order_key, job_id) < (j.order_key, j.job_id))"
+    "SELECT owner, (SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_queue"
+    " WHERE owner = j.owner AND state = 'queued' AND (order_key, job_id) < (j.order_key, j.job_id)"
+    f" LIMIT {FARTHEST}))"  # noqa: S608 - our own number
     " FROM jobs j WHERE job_id = ? AND state = 'queued'"
 )
 EVENTS = "SELECT seq, at, kind, attempt, data FROM events WHERE job_id = ? ORDER BY seq"

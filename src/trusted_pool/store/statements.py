@@ -179,9 +179,9 @@ EXPIRED = (
 )
 #: The owner of a queued job and how many of its own go before.
 RANK = (
-    "SELECT owner, (SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_queue"
+    "SELECT owner, (SELECT count(*) FROM (SELECT 1 FROM jobs INDEXED BY jobs_queue"  # noqa: S608 - our own number
     " WHERE owner = j.owner AND state = 'queued' AND (order_key, job_id) < (j.order_key, j.job_id)"
-    f" LIMIT {FARTHEST}))"  # noqa: S608 - our own number
+    f" LIMIT {FARTHEST}))"
     " FROM jobs j WHERE job_id = ? AND state = 'queued'"
 )
 EVENTS = "SELECT seq, at, kind, attempt, data FROM events WHERE job_id = ? ORDER BY seq"

@@ -303,9 +303,18 @@ def test_58_nothing_survives_a_worker_killed_while_it_starts_jobs(worker: Any, p
         mine = [pid for pid in seen("/job/main.py") if ancestor(pid, first.pid)]
         assert mine, "the sandbox is there, and has not begun"
         first.kill()
-        assert until(lambda mine=mine: not any(Path(f"/proc/{pid}").exists() for pid in mine)), (
+        assert until(lambda mine=mine: not any(alive(pid) for pid in mine)), (
             f"round {round_}: left of a killed worker: {mine}"
         )
+
+
+def alive(pid: int) -> bool:
+    """Whether a process does anything: one that is dead and has not been waited for does not."""
+    try:
+        text = Path(f"/proc/{pid}/stat").read_text()
+    except OSError:
+        return False
+    return text[text.rindex(")") + 2] != "Z"
 
 
 def ancestor(pid: int, above: int) -> bool:

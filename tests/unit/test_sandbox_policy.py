@@ -3,8 +3,8 @@
 import hashlib
 import mmap
 import os
-import socket
-import tempfile
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -216,15 +216,32 @@ def test_files_without_a_name_are_counted_while_open_and_while_mapped(tmp_path: 
     assert held.held_by(me, on).bytes == before
 
 
+ON_THEIR_WAY = """
+import os, socket, sys, tempfile
+ours, theirs = socket.socketpair()
+file = tempfile.TemporaryFile()
+print("none", flush=True)
+sys.stdin.readline()
+socket.send_fds(ours, [b"x"], [file.fileno()])
+print("sent", flush=True)
+sys.stdin.readline()
+os.close(socket.recv_fds(theirs, 1, 1)[1][0])
+print("taken", flush=True)
+sys.stdin.readline()
+"""
+
+
 def test_descriptors_on_their_way_are_seen():
-    ours, theirs = socket.socketpair()
-    with ours, theirs, tempfile.TemporaryFile() as file:
-        assert not held.held_by([os.getpid()], frozenset()).unseen
-        socket.send_fds(ours, [b"x"], [file.fileno()])
-        assert held.held_by([os.getpid()], frozenset()).unseen
-        _, fds, _, _ = socket.recv_fds(theirs, 1, 1)
-        os.close(fds[0])
-        assert not held.held_by([os.getpid()], frozenset()).unseen
+    # A process of its own: this one may hold anything.
+    command = [sys.executable, "-c", ON_THEIR_WAY]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        for word, unseen in (("none", False), ("sent", True), ("taken", False)):
+            assert child.stdout.readline() == word + "\n"
+            assert held.held_by([child.pid], frozenset()).unseen is unseen, word
+            child.stdin.write("\n")
+            child.stdin.flush()
 
 
 def test_bubblewrap_missing_says_what_to_type(monkeypatch: pytest.MonkeyPatch):

@@ -22,7 +22,8 @@ class PatientBodies:
         if scope["type"] != ScopeType.HTTP:
             await self._app(scope, receive, send)
             return
-        over = False  # the body is whole, or its request is answered: what is waited for then is the end of the line
+        # The body is whole, or its request is answered: what is waited for then is the end of the line.
+        over = _is_here(receive)
 
         async def timed() -> HTTPReceiveMessage:
             nonlocal over
@@ -42,3 +43,12 @@ class PatientBodies:
             await send(message)
 
         await self._app(scope, timed, noted)
+
+
+def _is_here(receive: Receive) -> bool:
+    """Whether the whole body came with the head, as a small one does: then nothing has to be timed.
+
+    Uvicorn's `receive` is a method of what knows that; another server's is timed always. A timer costs 4 % of a small
+    submit.
+    """
+    return getattr(getattr(receive, "__self__", None), "more_body", True) is False

@@ -88,7 +88,10 @@ def _unified(mount: Mount, membership: str, name: str) -> Found:
     own = own_path(mount, membership) or mount.point
     words = ""
     for parent in dict.fromkeys((own, mount.point) if os.geteuid() == 0 else (own,)):
-        offered = (parent / "cgroup.controllers").read_text().split()
+        try:
+            offered = (parent / "cgroup.controllers").read_text().split()
+        except OSError:
+            continue  # no group is there that this process could see
         missing = [c for c in cgroup_v2.CONTROLLERS if c not in offered]
         if missing:
             words = words or f"the control group {parent} has no controller {', '.join(missing)}"
@@ -102,7 +105,7 @@ def _unified(mount: Mount, membership: str, name: str) -> Found:
             return Found(cgroup_v2.V2Cgroups(parent, name, move_self=not top))
         except OSError as error:
             words = words or f"the control group {parent} is not delegated ({error.strerror})"
-    return Found(None, words)
+    return Found(None, words or "control groups are not delegated to this user: its own cannot be seen")
 
 
 def sweep(noted: list[Path]) -> None:

@@ -1,5 +1,6 @@
 """A coordinator whose store fails, whose allowlist changes and whose workers are odd, in virtual time."""
 
+import asyncio
 import hashlib
 
 import msgspec
@@ -8,6 +9,7 @@ import pytest
 from support.fake_pool import FakePool, anybody
 from support.virtual_time import elapse, run, until
 from trusted_pool.coordinator.service import Settings
+from trusted_pool.core import happenings as h
 from trusted_pool.core.job import Job, Outcome, OutputFile
 from trusted_pool.core.words import Duty, JobState, Reason, WorkerHealth
 from trusted_pool.link.fake import Fate
@@ -184,5 +186,23 @@ def test_a_job_cancelled_before_it_arrived_is_not_sent_any_more():
             pool.wires["a"].mend()
             await pool.state(job_id, J.CANCELLED)
             assert pool.ends["a"].parcels == []
+
+    run(main())
+
+
+def test_a_change_that_was_kept_is_known_though_who_asked_for_it_is_gone():
+    async def main():
+        async with FakePool("a", slots=2) as pool:
+            job = await pool.accepted(await pool.submit())
+            assert pool.coordinator.roster.members["a"].load.active == 1
+            pool.store.slow_s = 5.0
+            ended = h.Ended(attempt=1, outcome=Outcome(exit_code=0))
+            asking = asyncio.ensure_future(pool.coordinator.jobs.apply(job.job_id, ended))
+            await elapse(1)
+            asking.cancel()
+            await elapse(10)
+            pool.store.slow_s = 0.0
+            assert asking.cancelled()
+            assert pool.coordinator.roster.members["a"].load.active == 0
 
     run(main())

@@ -8,6 +8,7 @@ import contextlib
 import re
 import socket
 import ssl
+from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -43,7 +44,7 @@ def new_socket(info: Any) -> socket.socket:
     return sock
 
 
-class Calls:
+class Calls(ABC):
     """Requests to one worker. A line says how it connects, and with what each request is secured."""
 
     def __init__(self, base: str, connect_s: float) -> None:
@@ -53,11 +54,13 @@ class Calls:
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
 
+    @abstractmethod
     def _connector(self) -> aiohttp.TCPConnector:
-        raise NotImplementedError
+        """Return how it connects."""
 
+    @abstractmethod
     def _security(self) -> dict[str, Any]:
-        raise NotImplementedError
+        """Return what each request is secured with."""
 
     def _sessions(self) -> aiohttp.ClientSession:
         if self._closed:

@@ -11,6 +11,7 @@ from typing import Any, Protocol
 import msgspec
 import pytest
 
+from trusted_pool.core.access import ApiKey, Role, Scope
 from trusted_pool.core.job import Attempt, InputFile, Job, OutputFile
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import AttemptState, JobState, Reason
@@ -27,6 +28,7 @@ from trusted_pool.ports.store import (
     Unit,
     Versioned,
 )
+from trusted_pool.protocol.audit import AuditEntry
 from trusted_pool.store.memory import MemoryStore
 from trusted_pool.store.sqlite import SqliteStore
 
@@ -777,3 +779,72 @@ async def test_a_cancelled_caller_harms_nobody(store: Store) -> None:
     await put(store, make(100))
     counted = await store.counters()
     assert counted.total == len((await store.jobs(JobQuery(limit=100))).jobs)
+
+
+# Keys of clients, and the audit trail
+
+
+def api_key(number: int, **changes: Any) -> ApiKey:
+    key = ApiKey(
+        key_id=f"k{number}", owner="ada", role=Role.VIEWER, scope=Scope.OWN, digest="d", created_at=NOW + number
+    )
+    return msgspec.structs.replace(key, **changes)
+
+
+def entry(seq: int, chain: str = "c", **changes: Any) -> AuditEntry:
+    made = AuditEntry(chain=chain, seq=seq, at=NOW, actor="ada", action="worker.drain", previous="")
+    return msgspec.structs.replace(made, **changes)
+
+
+@in_loop
+async def test_keys_are_put_whole_and_their_uses_apart(store: Store) -> None:
+    assert await store.api_keys() == []
+    assert all(c.ok for c in await store.commit([Unit(api_keys=(api_key(2), api_key(1)))]))
+    await store.commit([Unit(key_uses={"k1": NOW + 9, "nobody": NOW})])
+    await store.commit([Unit(key_uses={"k1": NOW + 5})])
+    revoked = api_key(1, revoked_at=NOW + 3)
+    await store.commit([Unit(api_keys=(revoked,))])
+    assert await store.api_keys() == [(revoked, NOW + 9), (api_key(2), None)], "oldest first; no use undoes a change"
+
+
+@in_loop
+async def test_a_place_in_a_chain_is_given_once(store: Store) -> None:
+    assert await store.audit_end("c") is None
+    first, second = entry(1), entry(2, subject="x", data={"deep": [1, {"a": None}]})
+    answers = await store.commit(
+        [
+            Unit(audit=(first,)),
+            Unit(audit=(entry(1, actor="eve"),), settings={"s": "lost"}),
+            Unit(audit=(second, entry(3))),
+            Unit(audit=(entry(5), entry(5))),
+            Unit(audit=(entry(1, "other"),)),
+        ]
+    )
+    assert [(a.ok, a.conflict) for a in answers] == [
+        (True, ""),
+        (False, "audit"),
+        (True, ""),
+        (False, "audit"),
+        (True, ""),
+    ]
+    (again,) = await store.commit([Unit(audit=(entry(4), entry(3)))])
+    assert (again.ok, again.conflict) == (False, "audit"), "whole or not at all"
+    assert await store.settings() == {}
+    assert await store.audit("c", 0, 10) == [first, second, entry(3)]
+    assert await store.audit("c", 1, 1) == [second]
+    assert await store.audit("c", 3, 10) == []
+    assert await store.audit_end("c") == entry(3)
+    assert await store.audit_end("other") == entry(1, "other")
+
+
+@in_loop
+async def test_keys_and_the_trail_are_there_after_a_restart(opener: Opener) -> None:
+    store = opener.open()
+    await store.commit([Unit(api_keys=(api_key(1),), key_uses={"k1": NOW}, audit=(entry(1),))])
+    await store.close()
+    store = opener.open()
+    assert await store.audit("c", 0, 10) == [entry(1)]
+    ((key, used),) = await store.api_keys()
+    assert key == api_key(1)
+    assert used == NOW
+    await store.close()

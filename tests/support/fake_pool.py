@@ -71,6 +71,7 @@ class FakePool:
             clock=LoopClock(),
             dice=self.dice,
             pool_id=POOL,
+            sign=lambda _message: b"",
             settings=self.settings,
         )
         await self.coordinator.start(self.allowlist)

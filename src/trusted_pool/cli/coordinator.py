@@ -77,6 +77,7 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
             check_interval_s=_seconds(check_interval),
             grace_s=_seconds(grace),
             on_worker_loss=on_worker_loss,
+            anonymous=anonymous,
         )
         configure(log_format)
         if host not in LOOPBACK:

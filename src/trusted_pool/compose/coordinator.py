@@ -10,10 +10,12 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted_pool.blobs.directory import DirectoryBlobs
+from trusted_pool.compose.head_file import HeadFile
 from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
 from trusted_pool.coordinator.allowlist import AllowlistError, parse
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator, Settings
+from trusted_pool.core.access import LOCAL_OWNER, Access, Role, Scope
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.pinned import PinnedLink
@@ -42,6 +44,13 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     check_interval_s: float = 30.0
     grace_s: float = 120.0
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY
+    anonymous: bool = False  #: who shows no API key may use the pool though others have one
+
+
+#: What somebody may do who shows no key, where that is allowed.
+WITHOUT_KEY = Access(owner=LOCAL_OWNER, role=Role.SUBMITTER, scope=Scope.OWN)
+#: What everybody may do where nobody has a key and others than this machine are served: all but say who is trusted.
+OPEN_TO_ALL = Access(owner=LOCAL_OWNER, role=Role.OPERATOR, scope=Scope.ALL)
 
 
 def pool_key(data: Path) -> Ed25519PrivateKey:
@@ -77,6 +86,8 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     coordinator = _coordinator(options, store, key)
     metrics = _metrics(coordinator, store)
     loopback_only = options.host in LOOPBACK_NAMES
+    if not loopback_only:
+        coordinator.keys.while_there_are_none = OPEN_TO_ALL
     server = Server(create_app(coordinator, metrics, loopback_only=loopback_only), host=options.host, port=options.port)
     stopping, reload = asyncio.Event(), asyncio.Event()
     loop = asyncio.get_running_loop()
@@ -119,6 +130,9 @@ def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519Pr
         clock=clock,
         dice=dice,
         pool_id=identity_of(key),
+        sign=key.sign,
+        anchor=HeadFile(options.data / "audit.head"),
+        without_key=WITHOUT_KEY if options.anonymous else None,
         settings=Settings(
             check_interval_s=options.check_interval_s, grace_s=options.grace_s, on_worker_loss=options.on_worker_loss
         ),

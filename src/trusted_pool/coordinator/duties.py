@@ -5,10 +5,12 @@ import logging
 
 import msgspec
 
+from trusted_pool.coordinator.audit import Audit
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.roster import Member, Roster, short
 from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.core import happenings as h
+from trusted_pool.core.access import BY_CONSOLE, Access
 from trusted_pool.core.advance import IllegalTransitionError
 from trusted_pool.core.words import Duty, Reason
 from trusted_pool.ports.clock import Clock
@@ -19,14 +21,16 @@ from trusted_pool.protocol.errors import NotFoundError
 _log = logging.getLogger(__name__)
 
 PAUSED = "paused"
+_DID = {Duty.ACTIVE: "uncordon", Duty.CORDONED: "cordon", Duty.DRAINING: "drain"}
 STORE_PAUSE_S = 1.0
 
 
 class Duties:
     """Sets duties and ends drains."""
 
-    def __init__(self, store: Store, jobs: Jobs, roster: Roster, tasks: Tasks, clock: Clock) -> None:
+    def __init__(self, *, store: Store, jobs: Jobs, roster: Roster, tasks: Tasks, clock: Clock, audit: Audit) -> None:
         self._store = store
+        self._audit = audit
         self._jobs = jobs
         self._roster = roster
         self._tasks = tasks
@@ -38,7 +42,7 @@ class Duties:
         for member in self._roster.listed():
             self._watch_drain(member)
 
-    async def set(self, worker_id: str, duty: Duty, deadline_s: float | None = None) -> Member:
+    async def set(self, worker_id: str, duty: Duty, deadline_s: float | None = None, by: Access = BY_CONSOLE) -> Member:
         """Give a worker another duty, durably. `deadline_s`: when a drain ends what still runs there.
 
         Raises:
@@ -47,9 +51,10 @@ class Duties:
         member = self._roster.members.get(worker_id)
         if member is None or member.retired:
             raise NotFoundError(f"there is no worker {worker_id}", hint="list them: tpool workers list")
-        by = None if duty is not Duty.DRAINING or deadline_s is None else self._clock.now() + deadline_s
-        self._roster.update(msgspec.structs.replace(member.worker, duty=duty, drain_by=by))
-        await self._store.commit([Unit(workers=(member.worker,))])
+        by_time = None if duty is not Duty.DRAINING or deadline_s is None else self._clock.now() + deadline_s
+        self._roster.update(msgspec.structs.replace(member.worker, duty=duty, drain_by=by_time))
+        facts = {} if by_time is None else {"drain_by": by_time}
+        await self._audit.commit(by, f"worker.{_DID[duty]}", worker_id, facts, Unit(workers=(member.worker,)))
         _log.info("Worker %s is %s", short(worker_id), duty)
         self._watch_drain(member)
         return member

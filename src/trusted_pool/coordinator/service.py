@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from trusted_pool.coordinator.audit import Anchor, Audit
 from trusted_pool.coordinator.bulletin import Bulletin
 from trusted_pool.coordinator.cancel import Cancel
 from trusted_pool.coordinator.collect import Collector
@@ -14,6 +15,7 @@ from trusted_pool.coordinator.dispatch import Dispatcher
 from trusted_pool.coordinator.duties import PAUSED, Duties
 from trusted_pool.coordinator.explain import Explain
 from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.keys import Keys
 from trusted_pool.coordinator.logs import Logs
 from trusted_pool.coordinator.read import Read
 from trusted_pool.coordinator.reconcile import Reconciler
@@ -22,12 +24,14 @@ from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.submit import Submit
 from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.coordinator.watch import Watcher
+from trusted_pool.core.access import BY_CONSOLE, Access
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.blobs import Blobs
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import LinkTo
 from trusted_pool.ports.store import Store, Unit, Versioned
+from trusted_pool.protocol.audit import Sign
 
 _log = logging.getLogger(__name__)
 
@@ -52,8 +56,15 @@ class Coordinator:
         clock: Clock,
         dice: Dice,
         pool_id: str,
+        sign: Sign,
         settings: Settings,
+        anchor: Anchor | None = None,
+        without_key: Access | None = None,
     ) -> None:
+        """`sign`: by the pool's key. `anchor`: where the head of the audit trail is kept beside the store.
+
+        `without_key`: what somebody may do who shows no API key, once there are some; None: nothing.
+        """
         self.pool_id = pool_id
         self.settings = settings
         self._store = store
@@ -98,7 +109,11 @@ class Coordinator:
         )
         self.cancel = Cancel(self.jobs, self._sender, self._tasks)
         self.explain = Explain(self.roster, clock)
-        self.duties = Duties(store, self.jobs, self.roster, self._tasks, clock)
+        self.audit = Audit(store=store, clock=clock, dice=dice, pool_id=pool_id, sign=sign, anchor=anchor)
+        self.keys = Keys(store=store, audit=self.audit, clock=clock, dice=dice, without_key=without_key)
+        self.duties = Duties(
+            store=store, jobs=self.jobs, roster=self.roster, tasks=self._tasks, clock=clock, audit=self.audit
+        )
         self.read = Read(
             store=store, jobs=self.jobs, roster=self.roster, explain=self.explain, clock=clock, pool_id=pool_id
         )
@@ -110,6 +125,8 @@ class Coordinator:
 
     async def start(self, allowlist: Iterable[Worker]) -> None:
         """Take up the work where the store says that it was."""
+        await self.audit.start()
+        await self.keys.start()
         swept = await self._blobs.sweep()
         if swept:
             _log.info("Removed %d unfinished uploads", swept)
@@ -123,6 +140,7 @@ class Coordinator:
         self._set_paused(paused=(await self._store.settings()).get(PAUSED) is not None)
         self.duties.take_up()
         self._tasks.spawn(self._dispatcher.run(), "dispatcher")
+        self._tasks.spawn(self.keys.keep_uses(), "uses of keys")
 
     async def _follow_removed(self, rows: Iterable[Versioned], listed: set[str]) -> None:
         """Watch the workers that are not listed any more and still have jobs: what runs there goes on, or is lost."""
@@ -158,9 +176,10 @@ class Coordinator:
         )
         self._watchers[worker_id] = (watcher, self._tasks.spawn(watcher.run(), f"watch {worker_id[:12]}"))
 
-    async def pause(self, *, paused: bool) -> None:
+    async def pause(self, *, paused: bool, by: Access = BY_CONSOLE) -> None:
         """Dispatch nothing until it is resumed; what runs goes on. Kept over restarts."""
-        await self._store.commit([Unit(settings={PAUSED: "yes" if paused else None})])
+        unit = Unit(settings={PAUSED: "yes" if paused else None})
+        await self.audit.commit(by, "pool.pause" if paused else "pool.resume", "", {}, unit)
         self._set_paused(paused=paused)
         _log.info("The pool is %s", "paused" if paused else "resumed")
 
@@ -173,6 +192,10 @@ class Coordinator:
         if watcher is not None:
             watcher[0].trouble(words)
 
+    def login_failed(self, where: str, words: str) -> None:
+        """Have it written down that somebody showed a key that opens nothing."""
+        self._tasks.spawn(self.keys.failed(where, words), "failed login")
+
     def hang_up(self) -> None:
         """Let the answers that take long, end: long polls and followed logs. Comes before the server stops."""
         self.bulletin.hang_up()
@@ -181,5 +204,6 @@ class Coordinator:
     async def stop(self) -> None:
         """End all work in hand. Nothing is lost by it: the store has everything. Idempotent."""
         await self._tasks.close()
+        await self.keys.keep_uses_now()
         for member in self.roster.members.values():
             await member.link.close()

@@ -5,10 +5,12 @@ from typing import Any, Protocol
 
 import msgspec
 
+from trusted_pool.core.access import ApiKey
 from trusted_pool.core.job import Job, OutputFile
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
+from trusted_pool.protocol.audit import AuditEntry
 
 #: Places in the queue are counted up to here: whoever is so far behind need not know how far.
 FARTHEST = 10_000
@@ -96,6 +98,9 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     workers: tuple[Worker, ...] = ()  #: rows to put; the coordinator that leases a worker is its only writer
     charge: float = 0.0  #: added to the virtual time of the job's owner
     settings: dict[str, str | None] = {}  #: to keep; None forgets one
+    api_keys: tuple[ApiKey, ...] = ()  #: rows to put
+    key_uses: dict[str, float] = {}  #: when a key was last shown, by its id
+    audit: tuple[AuditEntry, ...] = ()  #: to append; conflicts when its place in the chain is taken
 
 
 class Committed(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,7 +108,7 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool
     version: int = 0  #: of the job's row, when ok
-    conflict: str = ""  #: what was stale: "job", "idempotency" or "worker"
+    conflict: str = ""  #: what was stale: "job", "idempotency", "blob" or "audit"
 
 
 class ShapeCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -166,7 +171,7 @@ class Store(Protocol):
     - `charge` adds to the virtual time of the job's owner. An owner whose first job is queued begins at the least
       virtual time of the owners that have queued jobs, or with nobody there at the highest that any owner ever had, if
       its own is less: who was away has saved nothing, and who was alone owes nothing.
-    - A unit may hold events only, or settings or workers only.
+    - A unit may hold events only, or settings, workers, keys or entries of the audit trail only.
     - Reads see every commit that was answered before they began.
     - Loading what is not there gives None or an empty sequence, never an error.
     - After StoreFullError nothing was kept and later calls succeed once there is space.
@@ -225,6 +230,15 @@ class Store(Protocol):
 
     async def settings(self) -> dict[str, str]:
         """Return all kept settings."""
+
+    async def api_keys(self) -> list[tuple[ApiKey, float | None]]:
+        """Load all keys ever made, oldest first, with the time each was last shown."""
+
+    async def audit(self, chain: str, after: int, n: int) -> list[AuditEntry]:
+        """Load up to n entries of a chain behind number `after`, in order."""
+
+    async def audit_end(self, chain: str) -> AuditEntry | None:
+        """Load the newest entry of a chain."""
 
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""

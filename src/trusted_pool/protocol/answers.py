@@ -8,9 +8,11 @@ from typing import Any
 
 import msgspec
 
+from trusted_pool.core.access import KeyState, Role, Scope
 from trusted_pool.core.job import Attempt, InputFile
 from trusted_pool.core.request import Capacity, Obstacle
 from trusted_pool.core.words import Duty, Fault, JobState, Reason, WorkerHealth
+from trusted_pool.protocol.audit import AuditEntry, Head
 
 
 class SubmitAnswer(msgspec.Struct, frozen=True, kw_only=True):
@@ -270,3 +272,49 @@ class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):
     service: str
     version: str
     pool_id: str
+
+
+class WhoAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /whoami`."""
+
+    owner: str
+    role: Role
+    scope: Scope
+    key_id: str | None = None  #: null: no key was needed
+    expires_at: float | None = None
+
+
+class KeyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """One API key: all but itself."""
+
+    key_id: str
+    owner: str
+    role: Role
+    scope: Scope
+    state: KeyState
+    name: str
+    created_at: float
+    created_by: str
+    expires_at: float | None
+    revoked_at: float | None
+    last_used_at: float | None  #: to the minute
+
+
+class KeysAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /keys`."""
+
+    keys: list[KeyAnswer]
+
+
+class NewKeyAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /keys`: the only answer that ever holds a key."""
+
+    token: str
+    key: KeyAnswer
+
+
+class AuditAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /audit`."""
+
+    entries: list[AuditEntry]
+    head: Head  #: how far the trail goes

@@ -88,6 +88,12 @@ class BadArchiveError(BadRequestError):
     code = "bad_archive"
 
 
+class UnauthenticatedError(PoolError):
+    """Nobody knows who asks."""
+
+    status, code, fault = 401, "unauthenticated", Fault.USER
+
+
 class ForbiddenError(PoolError):
     """The one who asks may not."""
 

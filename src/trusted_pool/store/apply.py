@@ -30,6 +30,8 @@ class Draft(msgspec.Struct, frozen=True):
     events: tuple[tuple[object, ...], ...] = ()
     result: str = ""
     workers: tuple[tuple[object, ...], ...] = ()
+    api_keys: tuple[tuple[object, ...], ...] = ()
+    audit: tuple[tuple[str, int, str], ...] = ()
 
 
 def draft(unit: Unit) -> Draft:
@@ -45,6 +47,8 @@ def draft(unit: Unit) -> Draft:
         events=tuple((e.job_id, e.at, e.kind, e.attempt, text(e.data)) for e in unit.events),
         result=text(result) if result else "",
         workers=tuple((w.worker_id, text(w)) for w in unit.workers),
+        api_keys=tuple((k.key_id, k.created_at, text(k)) for k in unit.api_keys),
+        audit=tuple((e.chain, e.seq, text(e)) for e in unit.audit),
     )
 
 
@@ -87,6 +91,9 @@ class Batch:
         self._requests: dict[str, str] = {}
         self._accounted: set[str] = set()
         self._settings: dict[str, str | None] = {}
+        self._api_keys: dict[object, tuple[object, ...]] = {}
+        self._key_uses: dict[str, float] = {}
+        self._audit: dict[tuple[str, int], tuple[object, ...]] = {}
         self._moment = 0.0
 
     def _look(self, *keys: Sequence[object]) -> list[list[Any]]:
@@ -106,10 +113,19 @@ class Batch:
             return Committed(ok=False, conflict="idempotency")
         if any(b.data is None and self._known.get(b.sha256, LIVE)[0] != "live" for b in unit.blobs):
             return Committed(ok=False, conflict="blob")  # it is being deleted: stage it again
+        if drafted.audit and self._audit_taken(drafted.audit):
+            return Committed(ok=False, conflict="audit")
         self._take(drafted)
         if job is None:
             return Committed(ok=True)
         return Committed(ok=True, version=self._take_job(drafted, head))
+
+    def _audit_taken(self, rows: Sequence[tuple[str, int, str]]) -> bool:
+        """Whether a place in a chain is taken. These units are rare enough to be looked for one by one."""
+        places = [row[:2] for row in rows]
+        if len(set(places)) < len(places) or any(place in self._audit for place in places):
+            return True
+        return self._connection.execute(sql.AUDIT_TAKEN, (sql.keys(places),)).fetchone() is not None
 
     def _take(self, drafted: Draft) -> None:
         unit = drafted.unit
@@ -125,6 +141,9 @@ class Batch:
         for row in drafted.workers:
             self._workers[row[0]] = row
         self._settings |= unit.settings
+        self._api_keys |= {row[0]: row for row in drafted.api_keys}
+        self._key_uses |= unit.key_uses
+        self._audit |= {row[:2]: row for row in drafted.audit}
         for blob in unit.blobs:
             state, used_at = self._known.get(blob.sha256, ("", 0.0))
             if state != "live":
@@ -185,6 +204,14 @@ class Batch:
             connection.execute(sql.PRUNE_KEYS, (self._moment, 2 * len(keys)))
             sql.put(connection, sql.PUT_KEYS, keys)
         self._write_queue()
+        self._write_rare()
+
+    def _write_rare(self) -> None:
+        connection = self._connection
+        sql.put(connection, sql.PUT_API_KEYS, list(self._api_keys.values()))
+        if self._key_uses:
+            connection.execute(sql.USE_API_KEYS, (msgspec.json.encode(self._key_uses).decode(),))
+        sql.put(connection, sql.PUT_AUDIT, list(self._audit.values()))
         if self._settings:
             kept = [(name, value) for name, value in self._settings.items() if value is not None]
             sql.put(connection, sql.PUT_SETTINGS, kept)

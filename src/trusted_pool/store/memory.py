@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import msgspec
 
+from trusted_pool.core.access import ApiKey
 from trusted_pool.core.fair import come_back
 from trusted_pool.core.job import Job
 from trusted_pool.core.words import JobState
@@ -27,6 +28,7 @@ from trusted_pool.ports.store import (
     Unit,
     Versioned,
 )
+from trusted_pool.protocol.audit import AuditEntry
 from trusted_pool.store.rows import OPEN, check, cursor, limit_of, moment_of, place_of, text, worker_id_of
 
 
@@ -41,6 +43,9 @@ class Tables(msgspec.Struct, kw_only=True):
     workers: dict[str, Worker] = {}
     virtual: dict[str, float] = {}  #: virtual time by owner
     settings: dict[str, str] = {}
+    api_keys: dict[str, ApiKey] = {}
+    key_uses: dict[str, float] = {}
+    audit: dict[tuple[str, int], AuditEntry] = {}
 
 
 class MemoryStore:
@@ -83,7 +88,8 @@ class MemoryStore:
         await self._alive()
         for unit in units:
             check(unit)
-            for record in (unit.job, unit.result, *unit.workers, *(event.data for event in unit.events)):
+            records = (unit.job, unit.result, *unit.workers, *unit.api_keys, *unit.audit)
+            for record in (*records, *(event.data for event in unit.events)):
                 if record is not None:
                     text(record)
         if not self._syncs:
@@ -126,6 +132,9 @@ class MemoryStore:
         held = tables.keys.get((key.owner, key.key)) if key else None
         if held and held.until > moment_of(unit):
             return Committed(ok=False, conflict="idempotency")
+        places = [(entry.chain, entry.seq) for entry in unit.audit]
+        if len(set(places)) < len(places) or any(place in tables.audit for place in places):
+            return Committed(ok=False, conflict="audit")
         version = 0
         if job:
             self._account(job, unit.charge)
@@ -142,12 +151,20 @@ class MemoryStore:
             tables.keys[key.owner, key.key] = key
         for worker in unit.workers:
             tables.workers[worker.worker_id] = worker
+        self._put_rare(unit)
+        return Committed(ok=True, version=version)
+
+    def _put_rare(self, unit: Unit) -> None:
+        tables = self._tables
+        tables.api_keys |= {key.key_id: key for key in unit.api_keys}
+        for key_id, at in unit.key_uses.items():
+            tables.key_uses[key_id] = max(at, tables.key_uses.get(key_id, 0.0))
+        tables.audit |= {(entry.chain, entry.seq): entry for entry in unit.audit}
         for name, value in unit.settings.items():
             if value is None:
                 tables.settings.pop(name, None)
             else:
                 tables.settings[name] = value
-        return Committed(ok=True, version=version)
 
     def _account(self, job: Job, charge: float) -> None:
         """Charge the owner of a job that is about to be put."""
@@ -305,6 +322,24 @@ class MemoryStore:
         """Return all kept settings."""
         await self._alive()
         return dict(self._tables.settings)
+
+    async def api_keys(self) -> list[tuple[ApiKey, float | None]]:
+        """Load all keys ever made, oldest first, with the time each was last shown."""
+        await self._alive()
+        made = sorted(self._tables.api_keys.values(), key=lambda key: (key.created_at, key.key_id))
+        return [(key, self._tables.key_uses.get(key.key_id)) for key in made]
+
+    async def audit(self, chain: str, after: int, n: int) -> list[AuditEntry]:
+        """Load up to n entries of a chain behind number `after`, in order."""
+        await self._alive()
+        found = sorted(seq for name, seq in self._tables.audit if name == chain and seq > after)
+        return [self._tables.audit[chain, seq] for seq in found[: max(n, 0)]]
+
+    async def audit_end(self, chain: str) -> AuditEntry | None:
+        """Load the newest entry of a chain."""
+        await self._alive()
+        last = max((seq for name, seq in self._tables.audit if name == chain), default=None)
+        return None if last is None else self._tables.audit[chain, last]
 
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""

@@ -8,11 +8,13 @@ from collections.abc import Iterable, Sequence
 
 import msgspec
 
+from trusted_pool.core.access import ApiKey
 from trusted_pool.core.job import Job
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import JobQuery, Result, Share, Unit
+from trusted_pool.protocol.audit import AuditEntry
 
 OPEN = (JobState.DISPATCHED, JobState.RUNNING)
 TOTAL = "total"
@@ -21,6 +23,8 @@ job_of = msgspec.json.Decoder(Job).decode
 result_of = msgspec.json.Decoder(Result).decode
 worker_of = msgspec.json.Decoder(Worker).decode
 request_of = msgspec.json.Decoder(Request).decode
+api_key_of = msgspec.json.Decoder(ApiKey).decode
+audit_of = msgspec.json.Decoder(AuditEntry).decode
 data_of = msgspec.json.Decoder(dict).decode
 _encode = msgspec.json.Encoder().encode
 

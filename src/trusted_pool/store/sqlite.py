@@ -9,6 +9,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TypeVar
 
+from trusted_pool.core.access import ApiKey
 from trusted_pool.core.job import Job
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import (
@@ -28,6 +29,7 @@ from trusted_pool.ports.store import (
     Unit,
     Versioned,
 )
+from trusted_pool.protocol.audit import AuditEntry
 from trusted_pool.store import statements as sql
 from trusted_pool.store.apply import draft
 from trusted_pool.store.faults import meaning
@@ -35,7 +37,17 @@ from trusted_pool.store.listing import page
 from trusted_pool.store.lock import DatabaseLock
 from trusted_pool.store.opening import bring_to_head, connect, look, make_file
 from trusted_pool.store.queue import Reservation
-from trusted_pool.store.rows import all_states, data_of, job_of, place_among, request_of, result_of, worker_of
+from trusted_pool.store.rows import (
+    all_states,
+    api_key_of,
+    audit_of,
+    data_of,
+    job_of,
+    place_among,
+    request_of,
+    result_of,
+    worker_of,
+)
 from trusted_pool.store.writer import Writer
 
 #: Threads that list jobs for clients. Everything else that may be long has one of its own, which they cannot keep busy.
@@ -234,6 +246,21 @@ class SqliteStore:
     async def settings(self) -> dict[str, str]:
         """Return all kept settings."""
         return dict(self._point(sql.SETTINGS))
+
+    async def api_keys(self) -> list[tuple[ApiKey, float | None]]:
+        """Load all keys ever made, oldest first, with the time each was last shown."""
+        return await self._read(lambda c: [(api_key_of(data), used) for data, used in c.execute(sql.API_KEYS)], [])
+
+    async def audit(self, chain: str, after: int, n: int) -> list[AuditEntry]:
+        """Load up to n entries of a chain behind number `after`, in order."""
+        return await self._read(
+            lambda c: [audit_of(row[0]) for row in c.execute(sql.AUDIT, (chain, after, max(n, 0)))], []
+        )
+
+    async def audit_end(self, chain: str) -> AuditEntry | None:
+        """Load the newest entry of a chain."""
+        rows = self._point(sql.AUDIT_END, chain)
+        return audit_of(rows[0][0]) if rows else None
 
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""

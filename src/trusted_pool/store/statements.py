@@ -63,6 +63,20 @@ PUT_SHARES = (
     " ON CONFLICT (owner) DO UPDATE SET virtual_time = excluded.virtual_time, queued = excluded.queued",
 )
 PUT_SETTINGS = ("INSERT INTO meta (name, value) VALUES ", " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+#: Times of use come apart from the rows: they are many, and must not undo a revocation.
+PUT_API_KEYS = (
+    "INSERT INTO api_keys (key_id, created_at, data) VALUES ",
+    " ON CONFLICT (key_id) DO UPDATE SET data = excluded.data",
+)
+USE_API_KEYS = (
+    "UPDATE api_keys SET last_used_at = max(coalesce(last_used_at, 0), u.value)"
+    " FROM json_each(?) u WHERE api_keys.key_id = u.key"
+)
+PUT_AUDIT = ("INSERT INTO audit (chain, seq, data) VALUES ", "")
+AUDIT_TAKEN = (
+    "SELECT 1 FROM json_each(?) k JOIN audit a ON a.chain = json_extract(k.value, '$[0]')"
+    " AND a.seq = json_extract(k.value, '$[1]') LIMIT 1"
+)
 DROP_SETTINGS = "DELETE FROM meta WHERE name IN (SELECT value FROM json_each(?))"
 
 HEADS = (
@@ -189,6 +203,9 @@ RESULT = "SELECT data FROM results WHERE job_id = ?"
 BLOB = "SELECT size, data FROM blobs WHERE sha256 = ? AND state = 'live'"
 KEY = "SELECT fingerprint, job_id, until FROM idempotency WHERE owner = ? AND key = ? AND until > ?"
 WORKERS = "SELECT data FROM workers ORDER BY worker_id"
+API_KEYS = "SELECT data, last_used_at FROM api_keys ORDER BY created_at, key_id"
+AUDIT = "SELECT data FROM audit WHERE chain = ? AND seq > ? ORDER BY seq LIMIT ?"
+AUDIT_END = "SELECT data FROM audit WHERE chain = ? ORDER BY seq DESC LIMIT 1"
 COUNTERS = "SELECT name, value FROM counters"
 
 

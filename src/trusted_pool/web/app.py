@@ -6,8 +6,10 @@ from litestar.openapi import OpenAPIConfig
 from trusted_pool import __version__
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator
+from trusted_pool.web.access_routes import access_routes
 from trusted_pool.web.bodies import PatientBodies
 from trusted_pool.web.browser import BrowserGuard
+from trusted_pool.web.caller import guard_of, on_login_failure
 from trusted_pool.web.care_routes import care_routes
 from trusted_pool.web.direct import DirectSubmit
 from trusted_pool.web.failures import HANDLERS, MAX_BODY
@@ -29,9 +31,11 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
             *pool_routes(coordinator),
             *care_routes(coordinator),
             *operator_routes(coordinator),
+            *access_routes(coordinator),
             *metrics_routes(metrics),
         ],
-        after_exception=[on_failure(metrics)],
+        guards=[guard_of(coordinator.keys)],
+        after_exception=[on_failure(metrics), on_login_failure(coordinator)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="Trusted Pool", version=__version__, path="/_openapi"),
         request_max_body_size=MAX_BODY,

@@ -1,33 +1,108 @@
-"""Who asks. As long as nobody authenticates, everybody is the owner `local`."""
+"""Who asks, and what he may: judged once for each request, before a byte of its body is read."""
 
+from collections.abc import Callable
 from typing import Any
 
-import msgspec
 from litestar import Request
+from litestar.connection import ASGIConnection
+from litestar.handlers import BaseRouteHandler
+from litestar.types import Scope as AsgiScope
 
+from trusted_pool.coordinator.keys import BAD_KEY, Keys
+from trusted_pool.coordinator.service import Coordinator
+from trusted_pool.core.access import Access, Role, Scope
 from trusted_pool.core.job import Job
-from trusted_pool.protocol.errors import NotFoundError
+from trusted_pool.protocol.errors import ForbiddenError, NotFoundError, UnauthenticatedError
+
+_ACCESS = "access"  # in the request's state
+_BEARER = "bearer "
 
 
-class Caller(msgspec.Struct, frozen=True):
-    """The identity a request is made under."""
+def _needs(role: Role | None, scope: Scope = Scope.OWN) -> dict[str, Any]:
+    return {"role": role, "scope": scope}
 
-    owner: str
+
+#: What a route says, as its `opt`, of who may ask. `OF_ALL`: its answer is about everybody's jobs.
+PUBLIC = _needs(None)
+VIEWER = _needs(Role.VIEWER)
+VIEWER_OF_ALL = _needs(Role.VIEWER, Scope.ALL)
+SUBMITTER = _needs(Role.SUBMITTER)
+OPERATOR = _needs(Role.OPERATOR)
+ADMIN = _needs(Role.ADMIN)
+ADMIN_OF_ALL = _needs(Role.ADMIN, Scope.ALL)
+
+
+class Caller:
+    """The one who asks."""
+
+    def __init__(self, access: Access) -> None:
+        self.access = access
+
+    @property
+    def owner(self) -> str:
+        """Under whose name he asks."""
+        return self.access.owner
 
     @property
     def sees_owner(self) -> str | None:
-        """The owner whose jobs it sees; None: all."""
-        return self.owner
+        """The owner whose jobs he sees; None: everybody's."""
+        return self.access.sees_owner
 
     def may_see(self, job: Job) -> None:
-        """Raise NotFoundError for a job of somebody else: a foreign job does not exist."""
-        if job.owner != self.owner:
+        """Raise NotFoundError for a job out of scope: a foreign job does not exist."""
+        if not self.access.reaches(job):
             raise NotFoundError(f"there is no job {job.job_id}", hint="list the jobs: tpool jobs")
 
 
-LOCAL = Caller("local")
+def authenticate(scope: AsgiScope, keys: Keys) -> Access:
+    """Say who asks, by the key that the request shows. Raises UnauthenticatedError."""
+    shown = [value.decode("latin-1") for name, value in scope["headers"] if name == b"authorization"]
+    if not shown:
+        return keys.access_without_key()
+    if len(shown) > 1 or not shown[0].lower().startswith(_BEARER):
+        raise UnauthenticatedError(
+            "the Authorization header names no API key", hint="send it as: Authorization: Bearer tpool_…"
+        )
+    return keys.access_of(shown[0][len(_BEARER) :].strip())
 
 
-def caller_of(_request: Request[Any, Any, Any]) -> Caller:
+def allow(scope: AsgiScope, keys: Keys, needed: Role, reach: Scope = Scope.OWN) -> None:
+    """Let a request go on only if its sender may. Raises UnauthenticatedError, ForbiddenError."""
+    access = authenticate(scope, keys)
+    if not access.may(needed):
+        raise ForbiddenError(
+            f"this needs the role {needed}, and the key of {access.owner!r} has the role {access.role}",
+            hint="ask an admin of the pool for a key with that role: tpool keys create",
+        )
+    if reach is Scope.ALL and access.scope is not Scope.ALL:
+        raise ForbiddenError(
+            f"this is about everybody's jobs, and the key of {access.owner!r} reaches its own only",
+            hint="ask an admin of the pool for a key with --scope all",
+        )
+    scope["state"][_ACCESS] = access
+
+
+def guard_of(keys: Keys) -> Any:
+    """Return the guard before every route. A route that does not say who may ask is a defect of ours."""
+
+    def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        if (needed := handler.opt["role"]) is not None:
+            allow(connection.scope, keys, needed, handler.opt["scope"])
+
+    return guard
+
+
+def caller_of(request: Request[Any, Any, Any]) -> Caller:
     """Return who asks."""
-    return LOCAL
+    return Caller(request.scope["state"][_ACCESS])
+
+
+def on_login_failure(coordinator: Coordinator) -> Callable[[Exception, AsgiScope], None]:
+    """Return the hook that has failed logins written down."""
+
+    def failed(error: Exception, scope: AsgiScope) -> None:
+        if isinstance(error, UnauthenticatedError) and error.code == BAD_KEY:
+            client = scope.get("client")
+            coordinator.login_failed(client[0] if client else "", error.message)
+
+    return failed

@@ -19,7 +19,7 @@ from trusted_pool.protocol.answers import (
     SubmitAnswer,
 )
 from trusted_pool.protocol.errors import BadRequestError, ConflictError
-from trusted_pool.web.caller import caller_of
+from trusted_pool.web.caller import SUBMITTER, VIEWER, caller_of
 from trusted_pool.web.job_routes import MAX_LABELS
 
 MAX_PRIORITY = 1000
@@ -49,30 +49,38 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
 def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @get("/explain/{job_id:str}", summary="Why a job is where it is")
+    @get("/explain/{job_id:str}", summary="Why a job is where it is", opt=VIEWER)
     async def explain(request: Req, job_id: str) -> ExplainAnswer:
         """For each worker why not; what failed and whose fault it was."""
         return await coordinator.read.explain(job_id, caller_of(request).may_see)
 
-    @get("/history/{job_id:str}", summary="The whole story of a job")
+    @get("/history/{job_id:str}", summary="The whole story of a job", opt=VIEWER)
     async def history(request: Req, job_id: str) -> HistoryAnswer:
         """Oldest first."""
         return await coordinator.read.history(job_id, caller_of(request).may_see)
 
-    @post("/rerun/{job_id:str}", status_code=200, summary="Run a job again, as a new job")
+    @post("/rerun/{job_id:str}", status_code=200, summary="Run a job again, as a new job", opt=SUBMITTER)
     async def rerun(request: Req, job_id: str) -> SubmitAnswer:
         """The same files and manifest; the new job names the old one in `rerun_of`."""
         caller = caller_of(request)
         old = await coordinator.jobs.get(job_id)
         caller.may_see(old)
+        await coordinator.audit.of_another(caller.access, "job.rerun", old)
         job = await coordinator.submit.rerun(old, caller.owner)
         return SubmitAnswer(job_id=job.job_id, status=job.state)
 
-    @post("/priority/{job_id:str}", status_code=200, summary="Give a waiting job another priority")
+    @post(
+        "/priority/{job_id:str}",
+        status_code=200,
+        summary="Give a waiting job another priority",
+        opt=SUBMITTER,
+    )
     async def priority(request: Req, job_id: str, data: PriorityBody) -> StatusAnswer:
         """A step is worth 60 s of waiting."""
         caller = caller_of(request)
-        caller.may_see(await coordinator.jobs.get(job_id))
+        old = await coordinator.jobs.get(job_id)
+        caller.may_see(old)
+        await coordinator.audit.of_another(caller.access, "job.priority", old, {"priority": data.priority})
         try:
             await coordinator.jobs.apply(
                 job_id, h.Reprioritised(priority=data.priority, by=caller.owner), patient=False
@@ -81,12 +89,15 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             raise ConflictError(f"the priority of {job_id} cannot change: {error}", code="not_queued") from None
         return await coordinator.read.status(job_id, caller.may_see)
 
-    @post("/jobs/cancel", status_code=200, summary="Cancel all jobs that a filter meets")
+    @post("/jobs/cancel", status_code=200, summary="Cancel all jobs that a filter meets", opt=SUBMITTER)
     async def cancel_all(request: Req, data: FilterBody) -> BulkCancelAnswer:
         """Jobs that have ended are left alone."""
         if data == FilterBody():
             raise BadRequestError("an empty filter meets every job", hint='if that is meant: {"all": true}')
         caller = caller_of(request)
+        if caller.sees_owner is None:  # it may meet the jobs of others
+            asked = {name: value for name, value in msgspec.to_builtins(data).items() if value}
+            await coordinator.audit.commit(caller.access, "jobs.cancel", "", {"filter": asked})
         states = tuple(s for s in data.states or JobState if s not in JOB_FINAL)
         ids: list[str] = []
         after = None

@@ -14,10 +14,11 @@ from litestar.exceptions import InternalServerException
 from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Receive, Scope, Send
 
 from trusted_pool.coordinator.service import Coordinator
+from trusted_pool.core.access import Role
 from trusted_pool.core.job import Job
 from trusted_pool.protocol.answers import SubmitAnswer
 from trusted_pool.protocol.errors import BadRequestError
-from trusted_pool.web.caller import caller_of
+from trusted_pool.web.caller import allow, caller_of
 from trusted_pool.web.upload import receive as receive_form
 
 SUBMIT = "/submit"
@@ -42,6 +43,7 @@ class DirectSubmit:
             await self._app(scope, receive, send)
             return
         try:
+            allow(scope, self._coordinator.keys, Role.SUBMITTER)
             request: Request[Any, Any, Any] = Request(scope, receive, send)
             job = await submitted(request, _pieces(receive), self._coordinator)
         except Exception as error:  # noqa: BLE001  # raised again by the route

@@ -14,7 +14,7 @@ from trusted_pool.ports.store import JobQuery
 from trusted_pool.protocol.answers import CancelAnswer, DryRunAnswer, JobsAnswer, StatusAnswer, SubmitAnswer
 from trusted_pool.protocol.errors import BadRequestError
 from trusted_pool.protocol.manifest import canonical
-from trusted_pool.web.caller import caller_of
+from trusted_pool.web.caller import SUBMITTER, VIEWER, caller_of
 from trusted_pool.web.direct import SUBMIT, failure_of, said, submitted
 from trusted_pool.web.upload import receive
 
@@ -32,7 +32,14 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
     # No limit of size for the framework: uploads are streamed, and capped where they are read.
-    @post(SUBMIT, status_code=200, summary="Submit a job", responses=_SUBMIT, request_max_body_size=None)
+    @post(
+        SUBMIT,
+        status_code=200,
+        summary="Submit a job",
+        responses=_SUBMIT,
+        request_max_body_size=None,
+        opt=SUBMITTER,
+    )
     async def submit(request: Req, dry_run: bool = False) -> Response[Any]:
         """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
         if (failure := failure_of(request)) is not None:
@@ -54,7 +61,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             )
         )
 
-    @get("/status/{job_id:str}", summary="All that is known of a job")
+    @get("/status/{job_id:str}", summary="All that is known of a job", opt=VIEWER)
     async def status(
         request: Req, job_id: str, wait: Annotated[float, Parameter(ge=0, le=MAX_WAIT_S)] = 0.0
     ) -> StatusAnswer:
@@ -69,7 +76,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             coordinator.bulletin.forget(change, job_id)
         return answer
 
-    @get("/jobs", summary="Jobs, newest first")
+    @get("/jobs", summary="Jobs, newest first", opt=VIEWER)
     async def jobs(
         request: Req,
         *,
@@ -96,10 +103,13 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         )
         return await coordinator.read.jobs(query)
 
-    @post("/cancel/{job_id:str}", status_code=200, summary="Cancel a job")
+    @post("/cancel/{job_id:str}", status_code=200, summary="Cancel a job", opt=SUBMITTER)
     async def cancel(request: Req, job_id: str) -> CancelAnswer:
         """When this is answered, the job will not be dispatched any more."""
         caller = caller_of(request)
+        old = await coordinator.jobs.get(job_id)
+        caller.may_see(old)
+        await coordinator.audit.of_another(caller.access, "job.cancel", old)
         job = await coordinator.cancel(job_id, caller.owner, caller.may_see)
         return CancelAnswer(job_id=job.job_id, status=job.state, cancelled=job.state is JobState.CANCELLED)
 

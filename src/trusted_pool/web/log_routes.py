@@ -11,7 +11,7 @@ from litestar.response import Stream
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.protocol import frames
 from trusted_pool.protocol.answers import LogsAnswer
-from trusted_pool.web.caller import caller_of
+from trusted_pool.web.caller import VIEWER, caller_of
 from trusted_pool.web.sse import log_events, place_of
 
 MAX_LOG_TEXT = 4 * 1024 * 1024
@@ -25,7 +25,7 @@ Req = Request[Any, Any, Any]
 def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER)
+    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER, opt=VIEWER)
     async def logs(request: Req, job_id: str, follow: bool = False) -> Response[Any]:
         """With `follow`, live server-sent events: stdout, stderr, mark, then `end`. Resume with Last-Event-ID."""
         may = caller_of(request).may_see
@@ -51,7 +51,11 @@ def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         )
         return Response(answer)
 
-    @get("/logs/{job_id:str}/{stream:str}", summary="One stream of what a job printed, byte for byte")
+    @get(
+        "/logs/{job_id:str}/{stream:str}",
+        summary="One stream of what a job printed, byte for byte",
+        opt=VIEWER,
+    )
     async def raw_log(request: Req, job_id: str, stream: Literal["stdout", "stderr"]) -> Stream:
         """As it is now."""
         caller_of(request).may_see(await coordinator.jobs.get(job_id))

@@ -14,6 +14,7 @@ from trusted_pool.coordinator.metrics import CONTENT_TYPE, Metrics
 from trusted_pool.ports.blobs import BlobsError, BlobsFullError
 from trusted_pool.ports.store import StoreError, StoreFullError
 from trusted_pool.protocol.errors import PoolError, StorageFullError, UnavailableError
+from trusted_pool.web.caller import VIEWER_OF_ALL
 from trusted_pool.web.direct import SUBMIT
 
 #: Requests that no route takes count as one: their paths are a stranger's words.
@@ -23,7 +24,7 @@ UNKNOWN = "unknown"
 def metrics_routes(metrics: Metrics) -> list[HTTPRouteHandler]:
     """Return the route, bound to what is measured."""
 
-    @get("/metrics", summary="What is measured, for Prometheus")
+    @get("/metrics", summary="What is measured, for Prometheus", opt=VIEWER_OF_ALL)
     async def expose() -> Response[bytes]:
         """In Prometheus' text format."""
         return Response(await metrics.expose(), headers={"content-type": CONTENT_TYPE})

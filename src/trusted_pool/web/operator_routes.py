@@ -1,8 +1,8 @@
 """Routes for operators: cordon, drain, pause, readiness."""
 
-from typing import Annotated
+from typing import Annotated, Any
 
-from litestar import get, post
+from litestar import Request, get, post
 from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
 
@@ -11,7 +11,10 @@ from trusted_pool.core.words import Duty
 from trusted_pool.protocol.answers import PauseAnswer, ServiceAnswer, WorkerAnswer, WorkersAnswer
 from trusted_pool.protocol.errors import BadRequestError, NotFoundError
 from trusted_pool.protocol.identity import IdentityError, from_path
+from trusted_pool.web.caller import OPERATOR, PUBLIC, VIEWER, caller_of
 from trusted_pool.web.pool_routes import service_answer
+
+Req = Request[Any, Any, Any]
 
 MAX_DEADLINE_S = 30 * 86400.0
 MIN_PREFIX = 4
@@ -33,46 +36,51 @@ def operator_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
                 raise BadRequestError(f"{text!r} is the beginning of several workers' ids") from None
             raise NotFoundError(f"{text[:60]!r} is no worker: {error}", hint="tpool workers list") from None
 
-    async def set_duty(worker: str, duty: Duty, deadline_s: float | None = None) -> WorkerAnswer:
+    async def set_duty(request: Req, worker: str, duty: Duty, deadline_s: float | None = None) -> WorkerAnswer:
         worker_id = worker_named(worker)
-        await coordinator.duties.set(worker_id, duty, deadline_s)
+        await coordinator.duties.set(worker_id, duty, deadline_s, caller_of(request).access)
         return next(w for w in coordinator.read.workers() if w.worker_id == worker_id)
 
-    @get("/workers", summary="The workers of the pool")
+    @get("/workers", summary="The workers of the pool", opt=VIEWER)
     async def workers() -> WorkersAnswer:
         """As in /pool."""
         return WorkersAnswer(workers=coordinator.read.workers())
 
-    @post("/workers/{worker:str}/cordon", status_code=200, summary="Give a worker no new jobs")
-    async def cordon(worker: str) -> WorkerAnswer:
+    @post("/workers/{worker:str}/cordon", status_code=200, summary="Give a worker no new jobs", opt=OPERATOR)
+    async def cordon(request: Req, worker: str) -> WorkerAnswer:
         """What it has goes on."""
-        return await set_duty(worker, Duty.CORDONED)
+        return await set_duty(request, worker, Duty.CORDONED)
 
-    @post("/workers/{worker:str}/uncordon", status_code=200, summary="Give a worker jobs again")
-    async def uncordon(worker: str) -> WorkerAnswer:
+    @post("/workers/{worker:str}/uncordon", status_code=200, summary="Give a worker jobs again", opt=OPERATOR)
+    async def uncordon(request: Req, worker: str) -> WorkerAnswer:
         """Ends a drain as well."""
-        return await set_duty(worker, Duty.ACTIVE)
+        return await set_duty(request, worker, Duty.ACTIVE)
 
-    @post("/workers/{worker:str}/drain", status_code=200, summary="Let a worker finish what it has")
+    @post(
+        "/workers/{worker:str}/drain",
+        status_code=200,
+        summary="Let a worker finish what it has",
+        opt=OPERATOR,
+    )
     async def drain(
-        worker: str, deadline: Annotated[float | None, Parameter(ge=0, le=MAX_DEADLINE_S)] = None
+        request: Req, worker: str, deadline: Annotated[float | None, Parameter(ge=0, le=MAX_DEADLINE_S)] = None
     ) -> WorkerAnswer:
         """After `deadline` seconds, what still runs there goes elsewhere as its retry policy allows."""
-        return await set_duty(worker, Duty.DRAINING, deadline)
+        return await set_duty(request, worker, Duty.DRAINING, deadline)
 
-    @post("/pause", status_code=200, summary="Dispatch nothing until resumed")
-    async def pause() -> PauseAnswer:
+    @post("/pause", status_code=200, summary="Dispatch nothing until resumed", opt=OPERATOR)
+    async def pause(request: Req) -> PauseAnswer:
         """What runs goes on."""
-        await coordinator.pause(paused=True)
+        await coordinator.pause(paused=True, by=caller_of(request).access)
         return PauseAnswer(paused=True)
 
-    @post("/resume", status_code=200, summary="Dispatch again")
-    async def resume() -> PauseAnswer:
+    @post("/resume", status_code=200, summary="Dispatch again", opt=OPERATOR)
+    async def resume(request: Req) -> PauseAnswer:
         """Ends a pause."""
-        await coordinator.pause(paused=False)
+        await coordinator.pause(paused=False, by=caller_of(request).access)
         return PauseAnswer(paused=False)
 
-    @get("/ready", summary="Whether the coordinator can take jobs")
+    @get("/ready", summary="Whether the coordinator can take jobs", opt=PUBLIC)
     async def ready() -> ServiceAnswer:
         """503 when the store does not answer."""
         await coordinator.read.pool()

@@ -9,6 +9,7 @@ from trusted_pool import __version__
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.protocol.answers import PoolAnswer, ServiceAnswer
 from trusted_pool.protocol.manifest import json_schema
+from trusted_pool.web.caller import PUBLIC, VIEWER
 
 Req = Request[Any, Any, Any]
 
@@ -21,22 +22,22 @@ def service_answer(coordinator: Coordinator) -> ServiceAnswer:
 def pool_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @get("/pool", summary="Workers and counts")
+    @get("/pool", summary="Workers and counts", opt=VIEWER)
     async def pool() -> PoolAnswer:
         """The state of the pool."""
         return await coordinator.read.pool()
 
-    @get(["/", "/health"], summary="Whether the coordinator is up")
+    @get(["/", "/health"], summary="Whether the coordinator is up", opt=PUBLIC)
     async def health() -> ServiceAnswer:
         """Answered as long as the process serves."""
         return service_answer(coordinator)
 
-    @get("/manifest.schema.json", summary="The JSON Schema of manifests")
+    @get("/manifest.schema.json", summary="The JSON Schema of manifests", opt=PUBLIC)
     async def manifest_schema() -> dict[str, Any]:
         """Draft 2020-12."""
         return json_schema()
 
-    @get("/openapi.json", include_in_schema=False)
+    @get("/openapi.json", include_in_schema=False, opt=PUBLIC)
     async def openapi(request: Req) -> dict[str, Any]:
         """Describe this API."""
         return request.app.openapi_schema.to_schema()

@@ -115,6 +115,7 @@ class Head:
             clock=self.clock,
             dice=SeededDice(self._fortune.chance),
             pool_id=POOL,
+            sign=lambda _message: b"",
             settings=self.settings,
         )
         self.coordinator = coordinator

@@ -79,7 +79,7 @@ def allow(scope: AsgiScope, keys: Keys, needed: Role, reach: Scope = Scope.OWN) 
             f"this is about everybody's jobs, and the key of {access.owner!r} reaches its own only",
             hint="ask an admin of the pool for a key with --scope all",
         )
-    scope["state"][_ACCESS] = access
+    scope.setdefault("state", {})[_ACCESS] = access
 
 
 def guard_of(keys: Keys) -> Any:

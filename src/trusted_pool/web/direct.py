@@ -47,7 +47,7 @@ class DirectSubmit:
             request: Request[Any, Any, Any] = Request(scope, receive, send)
             job = await submitted(request, _pieces(receive), self._coordinator)
         except Exception as error:  # noqa: BLE001  # raised again by the route
-            scope["state"][_FAILED] = error
+            scope.setdefault("state", {})[_FAILED] = error
             await self._app(scope, receive, send)
             return
         scope["path_template"] = SUBMIT

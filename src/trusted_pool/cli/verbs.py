@@ -41,7 +41,19 @@ WORKER_VERBS = {
     "uncordon": Verb("workers", "uncordon", "Give a worker jobs again."),
     "drain": Verb("workers", "drain", "Let a worker finish what it has."),
 }
-GROUPS = {"job": JOB_VERBS, "workers": WORKER_VERBS}
+#: Said as `tpool keys <verb>`.
+KEY_VERBS = {
+    "list": Verb("keys", "keys", "List the API keys."),
+    "create": Verb("keys", "create", "Make an API key."),
+    "revoke": Verb("keys", "revoke", "Let an API key open nothing any more."),
+}
+#: Said as `tpool audit <verb>`.
+AUDIT_VERBS = {
+    "list": Verb("audit", "audit", "List who did what."),
+    "export": Verb("audit", "export", "Write the whole audit trail."),
+    "verify": Verb("audit", "verify", "Check that nothing of an export was changed."),
+}
+GROUPS = {"job": JOB_VERBS, "workers": WORKER_VERBS, "keys": KEY_VERBS, "audit": AUDIT_VERBS}
 SERVER_VERBS = {
     "coordinator": Verb("coordinator", "coordinator", "Start a pool: take jobs and send them to workers."),
     "worker": Verb("worker", "worker", "Lend this machine to a pool."),
@@ -74,7 +86,9 @@ def top_help() -> str:
         lines += ["", f"{title}:"]
         lines += [f"  {name:<12} {verb.summary}" for name, verb in verbs.items()]
         if verbs is POOL_VERBS:
-            lines.append(f"  {'workers':<12} {', '.join(WORKER_VERBS)}: tpool workers VERB")
+            lines += [
+                f"  {group:<12} {', '.join(GROUPS[group])}: tpool {group} VERB" for group in GROUPS if group != "job"
+            ]
     lines += [
         "",
         "  tpool job VERB … says the verbs about jobs too. A job is named by its id, the",

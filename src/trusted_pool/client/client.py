@@ -13,6 +13,7 @@ from urllib.parse import quote
 import httpx
 import msgspec
 
+from trusted_pool.client.admin import Admin
 from trusted_pool.client.care import Care
 from trusted_pool.client.errors import ClientError, NoLongerWaitingError, RequestError
 from trusted_pool.client.fetch import Fetched, OnBytes, fetch_all
@@ -43,7 +44,7 @@ _CONNECT_ERRORS = (httpx.ConnectError, httpx.ConnectTimeout)
 _SUBMIT_SILENCE_S = 120.0
 
 
-class AsyncPoolClient(Care):
+class AsyncPoolClient(Care, Admin):
     """A client of one pool. Use it as an async context manager, or call `close`.
 
     Without settings, TRUSTED_POOL_ADDR, _TOKEN and _CACERT of the environment say where the pool is. Every method

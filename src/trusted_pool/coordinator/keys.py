@@ -9,10 +9,11 @@ from collections import deque
 import msgspec
 
 from trusted_pool.coordinator.audit import Audit
-from trusted_pool.core.access import CONSOLE, LOCAL_OWNER, USUAL_SCOPE, Access, ApiKey, KeyState, Role, Scope
+from trusted_pool.core.access import CONSOLE, LOCAL_OWNER, USUAL_SCOPE, Access, ApiKey, KeyState, KeyWish, Role, Scope
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.store import Store, StoreError, Unit
 from trusted_pool.protocol import apikey
+from trusted_pool.protocol.answers import KeyAnswer, NewKeyAnswer
 from trusted_pool.protocol.errors import BadRequestError, ConflictError, NotFoundError, UnauthenticatedError
 
 _log = logging.getLogger(__name__)
@@ -26,14 +27,6 @@ FAILURES = 10
 FAILURES_S = 60.0
 BAD_KEY = "bad_key"  #: the code of what shows a key that opens nothing
 _LOG_IN = "log in with a key: tpool login; an admin of the pool makes one: tpool keys create"
-
-
-class KeyView(msgspec.Struct, frozen=True, kw_only=True):
-    """A key with what is known of its use. It holds nothing of the secret."""
-
-    key: ApiKey
-    state: KeyState
-    last_used_at: float | None
 
 
 class Keys:
@@ -106,49 +99,45 @@ class Keys:
         key = self._keys.get(access.key_id)
         return key is not None and key.state(self._clock.now()) is KeyState.ACTIVE
 
-    async def create(
-        self,
-        by: Access,
-        *,
-        owner: str,
-        role: Role,
-        scope: Scope | None = None,
-        name: str = "",
-        expires_in_s: float | None = None,
-    ) -> tuple[ApiKey, str]:
+    async def create(self, by: Access, wish: KeyWish) -> NewKeyAnswer:
         """Make a key; the text of it is returned this once and kept nowhere.
 
         Raises:
             BadRequestError: no usable owner or name.
             ConflictError: the first key would lock everybody out, or there are too many.
         """
-        if not _OWNER.fullmatch(owner) or owner == CONSOLE:
+        if not _OWNER.fullmatch(wish.owner) or wish.owner == CONSOLE:
             raise BadRequestError(
-                f"{owner[:80]!r} cannot be an owner",
+                f"{wish.owner[:80]!r} cannot be an owner",
                 hint="write up to 64 letters, digits and . _ @ + -, beginning with a letter or a digit",
             )
-        if len(name) > MAX_NAME or not name.isprintable():
+        if len(wish.name) > MAX_NAME or not wish.name.isprintable():
             raise BadRequestError(f"the name of a key is one line of at most {MAX_NAME} characters")
         async with self._alone:
-            self._may_create(role)
+            self._may_create(wish.role)
             now = self._clock.now()
             text = apikey.write(bytes.fromhex(self._dice.token(apikey.SECRET_BYTES)))
             key = ApiKey(
                 key_id="key-" + self._dice.token(6),
-                owner=owner,
-                role=role,
-                scope=scope or USUAL_SCOPE[role],
+                owner=wish.owner,
+                role=wish.role,
+                scope=wish.scope or USUAL_SCOPE[wish.role],
                 digest=apikey.digest(text),
-                name=name,
+                name=wish.name,
                 created_at=now,
                 created_by=by.owner,
-                expires_at=None if expires_in_s is None else now + expires_in_s,
+                expires_at=None if wish.expires_in_s is None else now + wish.expires_in_s,
             )
-            facts = {"owner": owner, "role": role.value, "scope": key.scope.value, "expires_at": key.expires_at}
+            facts = {
+                "owner": key.owner,
+                "role": key.role.value,
+                "scope": key.scope.value,
+                "expires_at": key.expires_at,
+            }
             await self._audit.commit(by, "key.create", key.key_id, facts, Unit(api_keys=(key,)))
             self._learn(key)
-        _log.info("Made the key %s of %s: %s, %s", key.key_id, owner, role, key.scope)
-        return key, text
+        _log.info("Made the key %s of %s: %s, %s", key.key_id, key.owner, key.role, key.scope)
+        return NewKeyAnswer(token=text, key=self._view(key))
 
     def _may_create(self, role: Role) -> None:
         if not self._keys and role is not Role.ADMIN:
@@ -159,7 +148,7 @@ class Keys:
         if len(self._keys) >= MAX_KEYS:
             raise ConflictError(f"there are {MAX_KEYS} keys already", hint="let programs share one, by owner")
 
-    async def revoke(self, by: Access, key_id: str) -> KeyView:
+    async def revoke(self, by: Access, key_id: str) -> KeyAnswer:
         """Let a key open nothing any more, from now on.
 
         Raises:
@@ -188,13 +177,25 @@ class Keys:
                 hint="make another first: tpool keys create --owner YOU --role admin",
             )
 
-    def view(self) -> list[KeyView]:
+    def view(self) -> list[KeyAnswer]:
         """Return all keys, oldest first."""
         return [self._view(key) for key in sorted(self._keys.values(), key=lambda k: (k.created_at, k.key_id))]
 
-    def _view(self, key: ApiKey) -> KeyView:
+    def _view(self, key: ApiKey) -> KeyAnswer:
         used_at = max(self._uses.get(key.key_id, 0.0), self._new_uses.get(key.key_id, 0.0)) or None
-        return KeyView(key=key, state=key.state(self._clock.now()), last_used_at=used_at)
+        return KeyAnswer(
+            key_id=key.key_id,
+            owner=key.owner,
+            role=key.role,
+            scope=key.scope,
+            state=key.state(self._clock.now()),
+            name=key.name,
+            created_at=key.created_at,
+            created_by=key.created_by,
+            expires_at=key.expires_at,
+            revoked_at=key.revoked_at,
+            last_used_at=used_at,
+        )
 
     async def failed(self, where: str, words: str) -> None:
         """Write a failed login into the trail. Whoever tries all day cannot fill the disk with it."""

@@ -97,5 +97,15 @@ class ApiKey(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
         )
 
 
+class KeyWish(msgspec.Struct, frozen=True, kw_only=True):
+    """The key that somebody asks for."""
+
+    owner: str
+    role: Role = Role.SUBMITTER
+    scope: Scope | None = None  #: None: the usual one of the role
+    name: str = ""
+    expires_in_s: float | None = None
+
+
 #: By the machine itself.
 BY_CONSOLE = Access(owner=CONSOLE, role=Role.ADMIN, scope=Scope.ALL)

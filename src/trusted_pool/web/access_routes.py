@@ -9,9 +9,8 @@ from litestar.handlers import HTTPRouteHandler
 from litestar.params import Parameter
 from litestar.response import Stream
 
-from trusted_pool.coordinator.keys import KeyView
 from trusted_pool.coordinator.service import Coordinator
-from trusted_pool.core.access import Role, Scope
+from trusted_pool.core.access import KeyWish, Role, Scope
 from trusted_pool.protocol.answers import (
     AuditAnswer,
     KeyAnswer,
@@ -55,26 +54,24 @@ def access_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     @get("/keys", summary="All API keys", opt=ADMIN)
     async def keys() -> KeysAnswer:
         """Oldest first, those that open nothing any more too. No answer but the first one holds a key itself."""
-        return KeysAnswer(keys=[_key(view) for view in coordinator.keys.view()])
+        return KeysAnswer(keys=coordinator.keys.view())
 
     @post("/keys", status_code=200, summary="Make an API key", opt=ADMIN)
     async def create(request: Req, data: KeyBody) -> NewKeyAnswer:
         """The key is in this answer and nowhere else."""
-        key, text = await coordinator.keys.create(
-            caller_of(request).access,
+        wish = KeyWish(
             owner=data.owner,
             role=data.role,
             scope=data.scope,
             name=data.name,
             expires_in_s=None if data.expires_in is None else duration_s(data.expires_in, "expires_in"),
         )
-        view = next(v for v in coordinator.keys.view() if v.key.key_id == key.key_id)
-        return NewKeyAnswer(token=text, key=_key(view))
+        return await coordinator.keys.create(caller_of(request).access, wish)
 
     @post("/keys/{key_id:str}/revoke", status_code=200, summary="Revoke an API key", opt=ADMIN)
     async def revoke(request: Req, key_id: str) -> KeyAnswer:
         """It opens nothing any more, on kept connections either."""
-        return _key(await coordinator.keys.revoke(caller_of(request).access, key_id))
+        return await coordinator.keys.revoke(caller_of(request).access, key_id)
 
     @get("/audit", summary="Who did what", opt=ADMIN_OF_ALL)
     async def audit(
@@ -100,20 +97,3 @@ def access_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return Stream(lines(), media_type="application/x-ndjson", headers=headers)
 
     return [whoami, keys, create, revoke, audit, export]
-
-
-def _key(view: KeyView) -> KeyAnswer:
-    key = view.key
-    return KeyAnswer(
-        key_id=key.key_id,
-        owner=key.owner,
-        role=key.role,
-        scope=key.scope,
-        state=view.state,
-        name=key.name,
-        created_at=key.created_at,
-        created_by=key.created_by,
-        expires_at=key.expires_at,
-        revoked_at=key.revoked_at,
-        last_used_at=view.last_used_at,
-    )

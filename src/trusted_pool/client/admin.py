@@ -1,0 +1,52 @@
+"""Calls about who may use the pool and what was done with it; part of the client."""
+
+from collections.abc import AsyncGenerator
+from typing import Any
+from urllib.parse import quote
+
+from trusted_pool.client.transport import Params, Transport
+from trusted_pool.core.access import Role, Scope
+from trusted_pool.protocol.answers import AuditAnswer, KeyAnswer, KeysAnswer, NewKeyAnswer, WhoAnswer
+
+
+class Admin:
+    """What an admin asks, and who one is."""
+
+    _transport: Transport
+
+    async def whoami(self) -> WhoAnswer:
+        """Ask whose key is shown and what it may."""
+        return await self._transport.ask("GET", "/whoami", WhoAnswer)
+
+    async def keys(self) -> KeysAnswer:
+        """List all API keys, without themselves."""
+        return await self._transport.ask("GET", "/keys", KeysAnswer)
+
+    async def create_key(
+        self,
+        owner: str,
+        role: Role = Role.SUBMITTER,
+        *,
+        scope: Scope | None = None,
+        name: str = "",
+        expires_in: str | float | None = None,
+    ) -> NewKeyAnswer:
+        """Make an API key. The answer is the only place where it ever stands."""
+        given = {"owner": owner, "role": role, "scope": scope, "name": name, "expires_in": expires_in}
+        body: dict[str, Any] = {"json": {name: value for name, value in given.items() if value is not None}}
+        return await self._transport.ask("POST", "/keys", NewKeyAnswer, body=body)
+
+    async def revoke_key(self, key_id: str) -> KeyAnswer:
+        """Let a key open nothing any more."""
+        return await self._transport.ask("POST", f"/keys/{quote(key_id, safe='')}/revoke", KeyAnswer)
+
+    async def audit(self, *, after: int = 0, limit: int = 100) -> AuditAnswer:
+        """Ask for entries of the audit trail behind number `after`, oldest first."""
+        params: Params = {"after": after, "limit": limit}
+        return await self._transport.ask("GET", "/audit", AuditAnswer, params=params)
+
+    async def export_audit(self) -> AsyncGenerator[bytes, None]:
+        """Yield the whole audit trail as it is exported: one JSON object a line, the signed head last."""
+        async with self._transport.stream("GET", "/audit/export", headers={"Accept": "*/*"}) as response:
+            async for piece in response.aiter_bytes():
+                yield piece

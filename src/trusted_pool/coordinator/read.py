@@ -118,10 +118,10 @@ class Read:
         result = await self._store.result(job_id)
         return job, result or Result(job_id=job_id, attempt=0)
 
-    async def pool(self) -> PoolAnswer:
-        """Return the state of the pool."""
+    async def pool(self, *, inside: bool = True) -> PoolAnswer:
+        """Return the state of the pool; `inside` as with `workers`."""
         counters = await self._store.counters()
-        workers = self.workers()
+        workers = self.workers(inside=inside)
         return PoolAnswer(
             total_workers=len(workers),
             healthy_workers=sum(w.is_healthy for w in workers),
@@ -134,12 +134,12 @@ class Read:
             version=__version__,
         )
 
-    def workers(self) -> list[WorkerAnswer]:
-        """Return the workers of the allowlist."""
+    def workers(self, *, inside: bool = True) -> list[WorkerAnswer]:
+        """Return the workers of the allowlist. `inside`: with what tells of the network behind the pool."""
         return [
             WorkerAnswer(
                 worker_id=m.worker.worker_id,
-                endpoint=m.worker.endpoint,
+                endpoint=m.worker.endpoint if inside else "",
                 is_healthy=m.worker.health is WorkerHealth.HEALTHY,
                 active_jobs=m.load.active,
                 max_concurrent_jobs=m.worker.slots,
@@ -149,7 +149,7 @@ class Read:
                 drained=m.worker.duty is Duty.DRAINING and m.load.active == 0,
                 drain_by=m.worker.drain_by,
                 identity="proven" if m.worker.proven else "claimed",
-                words=m.worker.words,
+                words=m.worker.words if inside else "",
                 labels=m.worker.offer.labels,
                 capacity=m.worker.offer,
                 version=m.worker.version,

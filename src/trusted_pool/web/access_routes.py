@@ -20,6 +20,7 @@ from trusted_pool.protocol.answers import (
 )
 from trusted_pool.protocol.manifest import duration_s
 from trusted_pool.web.caller import ADMIN, ADMIN_OF_ALL, VIEWER, caller_of
+from trusted_pool.web.describe import fails, sends
 
 Req = Request[Any, Any, Any]
 
@@ -56,7 +57,7 @@ def access_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         """Oldest first, those that open nothing any more too. No answer but the first one holds a key itself."""
         return KeysAnswer(keys=coordinator.keys.view())
 
-    @post("/keys", status_code=200, summary="Make an API key", opt=ADMIN)
+    @post("/keys", status_code=200, summary="Make an API key", opt=ADMIN | fails(409))
     async def create(request: Req, data: KeyBody) -> NewKeyAnswer:
         """The key is in this answer and nowhere else."""
         wish = KeyWish(
@@ -68,7 +69,7 @@ def access_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         )
         return await coordinator.keys.create(caller_of(request).access, wish)
 
-    @post("/keys/{key_id:str}/revoke", status_code=200, summary="Revoke an API key", opt=ADMIN)
+    @post("/keys/{key_id:str}/revoke", status_code=200, summary="Revoke an API key", opt=ADMIN | fails(409))
     async def revoke(request: Req, key_id: str) -> KeyAnswer:
         """It opens nothing any more, on kept connections either."""
         return await coordinator.keys.revoke(caller_of(request).access, key_id)
@@ -81,7 +82,7 @@ def access_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         entries = await coordinator.audit.page(after, limit)
         return AuditAnswer(entries=entries, head=coordinator.audit.head())
 
-    @get("/audit/export", summary="The whole audit trail", opt=ADMIN_OF_ALL)
+    @get("/audit/export", summary="The whole audit trail", opt=ADMIN_OF_ALL | sends("application/x-ndjson"))
     async def export() -> Stream:
         """One JSON object a line, the signed head last."""
         head = coordinator.audit.head()

@@ -19,6 +19,7 @@ from trusted_pool.web.metrics_routes import Counted, metrics_routes, on_failure
 from trusted_pool.web.operator_routes import operator_routes
 from trusted_pool.web.output_routes import output_routes
 from trusted_pool.web.pool_routes import pool_routes
+from trusted_pool.web.revoked import StillAllowed
 
 
 def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: bool) -> BrowserGuard:
@@ -42,6 +43,8 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         logging_config=None,
     )
     return BrowserGuard(
-        Counted(PatientBodies(DirectSubmit(litestar, coordinator)), litestar.routes, metrics),
+        Counted(
+            PatientBodies(DirectSubmit(StillAllowed(litestar, coordinator.keys), coordinator)), litestar.routes, metrics
+        ),
         loopback_only=loopback_only,
     )

@@ -14,7 +14,7 @@ from trusted_pool.core.access import Access, Role, Scope
 from trusted_pool.core.job import Job
 from trusted_pool.protocol.errors import ForbiddenError, NotFoundError, UnauthenticatedError
 
-_ACCESS = "access"  # in the request's state
+ACCESS = "access"  #: in the state of a request: who asks
 _BEARER = "bearer "
 
 
@@ -79,7 +79,7 @@ def allow(scope: AsgiScope, keys: Keys, needed: Role, reach: Scope = Scope.OWN) 
             f"this is about everybody's jobs, and the key of {access.owner!r} reaches its own only",
             hint="ask an admin of the pool for a key with --scope all",
         )
-    scope.setdefault("state", {})[_ACCESS] = access
+    scope.setdefault("state", {})[ACCESS] = access
 
 
 def guard_of(keys: Keys) -> Any:
@@ -94,7 +94,7 @@ def guard_of(keys: Keys) -> Any:
 
 def caller_of(request: Request[Any, Any, Any]) -> Caller:
     """Return who asks."""
-    return Caller(request.scope["state"][_ACCESS])
+    return Caller(request.scope["state"][ACCESS])
 
 
 def on_login_failure(coordinator: Coordinator) -> Callable[[Exception, AsgiScope], None]:

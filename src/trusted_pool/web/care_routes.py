@@ -20,12 +20,15 @@ from trusted_pool.protocol.answers import (
 )
 from trusted_pool.protocol.errors import BadRequestError, ConflictError
 from trusted_pool.web.caller import SUBMITTER, VIEWER, caller_of
+from trusted_pool.web.describe import fails
 from trusted_pool.web.job_routes import MAX_LABELS
 
 MAX_PRIORITY = 1000
 PAGE = 500
 
 Req = Request[Any, Any, Any]
+
+_AGAIN = SUBMITTER | fails(409, 422, 429)
 
 
 class PriorityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):
@@ -59,7 +62,12 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         """Oldest first."""
         return await coordinator.read.history(job_id, caller_of(request).may_see)
 
-    @post("/rerun/{job_id:str}", status_code=200, summary="Run a job again, as a new job", opt=SUBMITTER)
+    @post(
+        "/rerun/{job_id:str}",
+        status_code=200,
+        summary="Run a job again, as a new job",
+        opt=_AGAIN,
+    )
     async def rerun(request: Req, job_id: str) -> SubmitAnswer:
         """The same files and manifest; the new job names the old one in `rerun_of`."""
         caller = caller_of(request)
@@ -73,7 +81,7 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         "/priority/{job_id:str}",
         status_code=200,
         summary="Give a waiting job another priority",
-        opt=SUBMITTER,
+        opt=SUBMITTER | fails(409),
     )
     async def priority(request: Req, job_id: str, data: PriorityBody) -> StatusAnswer:
         """A step is worth 60 s of waiting."""

@@ -15,6 +15,7 @@ from trusted_pool.protocol.answers import CancelAnswer, DryRunAnswer, JobsAnswer
 from trusted_pool.protocol.errors import BadRequestError
 from trusted_pool.protocol.manifest import canonical
 from trusted_pool.web.caller import SUBMITTER, VIEWER, caller_of
+from trusted_pool.web.describe import FORM, fails
 from trusted_pool.web.direct import SUBMIT, failure_of, said, submitted
 from trusted_pool.web.upload import receive
 
@@ -38,7 +39,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         summary="Submit a job",
         responses=_SUBMIT,
         request_max_body_size=None,
-        opt=SUBMITTER,
+        opt=SUBMITTER | fails(409, 422, 429) | FORM,
     )
     async def submit(request: Req, dry_run: bool = False) -> Response[Any]:
         """Multipart: `files` (one archive, or several plain files) and `manifest` (JSON; or job.json inside)."""
@@ -103,7 +104,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         )
         return await coordinator.read.jobs(query)
 
-    @post("/cancel/{job_id:str}", status_code=200, summary="Cancel a job", opt=SUBMITTER)
+    @post("/cancel/{job_id:str}", status_code=200, summary="Cancel a job", opt=SUBMITTER | fails(409))
     async def cancel(request: Req, job_id: str) -> CancelAnswer:
         """When this is answered, the job will not be dispatched any more."""
         caller = caller_of(request)

@@ -12,6 +12,7 @@ from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.protocol import frames
 from trusted_pool.protocol.answers import LogsAnswer
 from trusted_pool.web.caller import VIEWER, caller_of
+from trusted_pool.web.describe import sends
 from trusted_pool.web.sse import log_events, place_of
 
 MAX_LOG_TEXT = 4 * 1024 * 1024
@@ -54,7 +55,7 @@ def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     @get(
         "/logs/{job_id:str}/{stream:str}",
         summary="One stream of what a job printed, byte for byte",
-        opt=VIEWER,
+        opt=VIEWER | sends("text/plain"),
     )
     async def raw_log(request: Req, job_id: str, stream: Literal["stdout", "stderr"]) -> Stream:
         """As it is now."""

@@ -15,6 +15,7 @@ from trusted_pool.ports.blobs import BlobsError, BlobsFullError
 from trusted_pool.ports.store import StoreError, StoreFullError
 from trusted_pool.protocol.errors import PoolError, StorageFullError, UnavailableError
 from trusted_pool.web.caller import VIEWER_OF_ALL
+from trusted_pool.web.describe import sends
 from trusted_pool.web.direct import SUBMIT
 
 #: Requests that no route takes count as one: their paths are a stranger's words.
@@ -24,7 +25,7 @@ UNKNOWN = "unknown"
 def metrics_routes(metrics: Metrics) -> list[HTTPRouteHandler]:
     """Return the route, bound to what is measured."""
 
-    @get("/metrics", summary="What is measured, for Prometheus", opt=VIEWER_OF_ALL)
+    @get("/metrics", summary="What is measured, for Prometheus", opt=VIEWER_OF_ALL | sends("text/plain"))
     async def expose() -> Response[bytes]:
         """In Prometheus' text format."""
         return Response(await metrics.expose(), headers={"content-type": CONTENT_TYPE})

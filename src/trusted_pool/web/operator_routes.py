@@ -42,9 +42,9 @@ def operator_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         return next(w for w in coordinator.read.workers() if w.worker_id == worker_id)
 
     @get("/workers", summary="The workers of the pool", opt=VIEWER)
-    async def workers() -> WorkersAnswer:
+    async def workers(request: Req) -> WorkersAnswer:
         """As in /pool."""
-        return WorkersAnswer(workers=coordinator.read.workers())
+        return WorkersAnswer(workers=coordinator.read.workers(inside=caller_of(request).sees_owner is None))
 
     @post("/workers/{worker:str}/cordon", status_code=200, summary="Give a worker no new jobs", opt=OPERATOR)
     async def cordon(request: Req, worker: str) -> WorkerAnswer:

@@ -14,10 +14,14 @@ from trusted_pool.core.job import OutputFile
 from trusted_pool.protocol.answers import OutputEntry, OutputsAnswer
 from trusted_pool.protocol.errors import BadRequestError, NotFoundError
 from trusted_pool.web.caller import VIEWER, caller_of
+from trusted_pool.web.describe import fails, sends
 from trusted_pool.web.files import media_type, serve
 from trusted_pool.web.tarball import tarball
 
 Req = Request[Any, Any, Any]
+
+_FILE = VIEWER | fails(206, 304, 409, 416) | sends("*/*")
+_ARCHIVE = VIEWER | fails(409) | sends("application/gzip")
 
 
 def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
@@ -36,7 +40,7 @@ def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             f"job {job_id} has no output {wanted!r}", hint=f"list them: tpool outputs {job_id}", code="no_such_output"
         )
 
-    @get("/outputs/{job_id:str}", summary="The files that a job left", opt=VIEWER)
+    @get("/outputs/{job_id:str}", summary="The files that a job left", opt=VIEWER | fails(409))
     async def outputs(request: Req, job_id: str) -> OutputsAnswer:
         """Sorted by path."""
         _, result = await coordinator.read.result(job_id, caller_of(request).may_see)
@@ -46,12 +50,16 @@ def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         ]
         return OutputsAnswer(job_id=job_id, files=files)
 
-    @get("/outputs/{job_id:str}/{path:path}", summary="One output file", opt=VIEWER)
+    @get(
+        "/outputs/{job_id:str}/{path:path}",
+        summary="One output file",
+        opt=_FILE,
+    )
     async def output(request: Req, job_id: str, path: str) -> Response[Any]:
         """With Range and ETag; active types are sent as attachments."""
         return await file_answer(request, job_id, path)
 
-    @get("/download/{job_id:str}", summary="All outputs as .tar.gz", opt=VIEWER)
+    @get("/download/{job_id:str}", summary="All outputs as .tar.gz", opt=_ARCHIVE)
     async def download(request: Req, job_id: str) -> Stream:
         """Made while it is sent."""
         job, result = await coordinator.read.result(job_id, caller_of(request).may_see)
@@ -60,7 +68,11 @@ def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         headers = {"Content-Disposition": f'attachment; filename="{job.job_id}.tar.gz"'}
         return Stream(tarball(files, open_range, mtime), media_type="application/gzip", headers=headers)
 
-    @get("/download/{job_id:str}/{path:path}", summary="One output file", opt=VIEWER)
+    @get(
+        "/download/{job_id:str}/{path:path}",
+        summary="One output file",
+        opt=_FILE,
+    )
     async def download_one(request: Req, job_id: str, path: str) -> Response[Any]:
         """The same as /outputs/{job_id}/{path}."""
         return await file_answer(request, job_id, path)

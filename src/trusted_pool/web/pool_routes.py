@@ -9,7 +9,8 @@ from trusted_pool import __version__
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.protocol.answers import PoolAnswer, ServiceAnswer
 from trusted_pool.protocol.manifest import json_schema
-from trusted_pool.web.caller import PUBLIC, VIEWER
+from trusted_pool.web.caller import PUBLIC, VIEWER, caller_of
+from trusted_pool.web.describe import describe
 
 Req = Request[Any, Any, Any]
 
@@ -23,9 +24,9 @@ def pool_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
     @get("/pool", summary="Workers and counts", opt=VIEWER)
-    async def pool() -> PoolAnswer:
-        """The state of the pool."""
-        return await coordinator.read.pool()
+    async def pool(request: Req) -> PoolAnswer:
+        """The counts are everybody's. Where workers are, only those see who see everybody's jobs."""
+        return await coordinator.read.pool(inside=caller_of(request).sees_owner is None)
 
     @get(["/", "/health"], summary="Whether the coordinator is up", opt=PUBLIC)
     async def health() -> ServiceAnswer:
@@ -40,6 +41,6 @@ def pool_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     @get("/openapi.json", include_in_schema=False, opt=PUBLIC)
     async def openapi(request: Req) -> dict[str, Any]:
         """Describe this API."""
-        return request.app.openapi_schema.to_schema()
+        return describe(request.app)
 
     return [pool, health, manifest_schema, openapi]

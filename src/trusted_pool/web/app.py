@@ -42,9 +42,5 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         request_max_body_size=MAX_BODY,
         logging_config=None,
     )
-    return BrowserGuard(
-        Counted(
-            PatientBodies(DirectSubmit(StillAllowed(litestar, coordinator.keys), coordinator)), litestar.routes, metrics
-        ),
-        loopback_only=loopback_only,
-    )
+    direct = DirectSubmit(StillAllowed(litestar, coordinator.keys), coordinator)
+    return BrowserGuard(Counted(PatientBodies(direct), litestar.routes, metrics), loopback_only=loopback_only)

@@ -6,11 +6,11 @@ refused everywhere, and a foreign `Host` is refused where the pool serves loopba
 
 from urllib.parse import urlsplit
 
-import msgspec
 from litestar.enums import ScopeType
-from litestar.types import ASGIApp, HTTPResponseBodyEvent, HTTPResponseStartEvent, Message, Receive, Scope, Send
+from litestar.types import ASGIApp, Message, Receive, Scope, Send
 
-from trusted_pool.protocol.errors import ErrorAnswer, ForbiddenError
+from trusted_pool.protocol.errors import ForbiddenError
+from trusted_pool.web.failures import send_error
 
 LOOPBACK_NAMES = frozenset({"localhost", "127.0.0.1", "::1"})
 
@@ -54,16 +54,7 @@ class BrowserGuard:
         if error is None:
             await self._app(scope, receive, send_with_headers)
             return
-        body = msgspec.json.encode(ErrorAnswer(error.body))
-        headers = [(b"content-type", b"application/json"), (b"content-length", str(len(body)).encode())]
-        start: HTTPResponseStartEvent = {
-            "type": "http.response.start",
-            "status": error.status,
-            "headers": headers,
-        }
-        await send_with_headers(start)
-        end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
-        await send(end)
+        await send_error(error, send_with_headers)
 
     def _foreign(self, origin: str | None, host: str | None) -> ForbiddenError | None:
         if origin is not None and (host is None or _netloc(origin) != host.lower()):

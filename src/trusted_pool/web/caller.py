@@ -1,6 +1,6 @@
 """Who asks, and what he may: judged once for each request, before a byte of its body is read."""
 
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Any
 
 from litestar import Request
@@ -85,7 +85,7 @@ def allow(scope: AsgiScope, keys: Keys, needed: Role, reach: Scope = Scope.OWN) 
 def guard_of(keys: Keys) -> Any:
     """Return the guard before every route. A route that does not say who may ask is a defect of ours."""
 
-    def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+    async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
         if (needed := handler.opt["role"]) is not None:
             allow(connection.scope, keys, needed, handler.opt["scope"])
 
@@ -97,10 +97,10 @@ def caller_of(request: Request[Any, Any, Any]) -> Caller:
     return Caller(request.scope["state"][ACCESS])
 
 
-def on_login_failure(coordinator: Coordinator) -> Callable[[Exception, AsgiScope], None]:
+def on_login_failure(coordinator: Coordinator) -> Callable[[Exception, AsgiScope], Awaitable[None]]:
     """Return the hook that has failed logins written down."""
 
-    def failed(error: Exception, scope: AsgiScope) -> None:
+    async def failed(error: Exception, scope: AsgiScope) -> None:
         if isinstance(error, UnauthenticatedError) and error.code == BAD_KEY:
             client = scope.get("client")
             coordinator.login_failed(client[0] if client else "", error.message)

@@ -7,6 +7,7 @@ import msgspec
 from litestar import Request, Response
 from litestar.exceptions import HTTPException
 from litestar.status_codes import HTTP_413_REQUEST_ENTITY_TOO_LARGE
+from litestar.types import HTTPResponseBodyEvent, HTTPResponseStartEvent, Send
 
 from trusted_pool.core.words import Fault
 from trusted_pool.ports.blobs import BlobMissingError, BlobsError, BlobsFullError
@@ -18,6 +19,7 @@ from trusted_pool.protocol.errors import (
     StorageFullError,
     TooLargeError,
     TooSlowError,
+    UnauthenticatedError,
     UnavailableError,
 )
 
@@ -46,6 +48,8 @@ def answer(error: PoolError) -> Response[bytes]:
     headers = {}
     if error.retry_after_s is not None:
         headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if isinstance(error, UnauthenticatedError):
+        headers["WWW-Authenticate"] = 'Bearer realm="trusted-pool"'
     if isinstance(error, TooSlowError):
         headers["Connection"] = "close"  # the rest of its body has no taker
     body = error.body
@@ -53,6 +57,19 @@ def answer(error: PoolError) -> Response[bytes]:
         body = msgspec.structs.replace(body, hint=_NEXT.get(body.code, ""))
     text = msgspec.json.encode(ErrorAnswer(body))
     return Response(text, status_code=error.status, media_type="application/json", headers=headers)
+
+
+async def send_error(error: PoolError, send: Send) -> None:
+    """Answer an error from outside the framework."""
+    response = answer(error)
+    body = bytes(response.content)
+    headers = {"content-type": "application/json", "content-length": str(len(body))}
+    headers |= {name.lower(): value for name, value in response.headers.items()}
+    raw = [(name.encode(), value.encode()) for name, value in headers.items()]
+    start: HTTPResponseStartEvent = {"type": "http.response.start", "status": error.status, "headers": raw}
+    await send(start)
+    end: HTTPResponseBodyEvent = {"type": "http.response.body", "body": body, "more_body": False}
+    await send(end)
 
 
 def on_pool_error(_request: Request[Any, Any, Any], error: PoolError) -> Response[bytes]:

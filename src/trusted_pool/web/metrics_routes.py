@@ -1,6 +1,6 @@
 """`GET /metrics`, and the layer that counts requests for it."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Awaitable, Callable, Iterable
 from typing import Any
 
 from litestar import Response, get
@@ -48,10 +48,10 @@ def code_of(error: Exception) -> str:
             return PoolError.code
 
 
-def on_failure(metrics: Metrics) -> Callable[[Exception, Scope], None]:
+def on_failure(metrics: Metrics) -> Callable[[Exception, Scope], Awaitable[None]]:
     """Return the hook that counts refused submits."""
 
-    def failed(error: Exception, scope: Scope) -> None:
+    async def failed(error: Exception, scope: Scope) -> None:
         if scope.get("path_template") == SUBMIT:
             metrics.submit_refused(code_of(error))
 

@@ -11,6 +11,7 @@ from trusted_pool.cli.verbs import ALL, GROUPS, Verb, load, top_help
 _USAGE = 2
 _INFRASTRUCTURE = 125
 _INTERRUPTED = 130
+_ABOUT = ("--help", "-h", "--version", "-V")
 
 
 def main() -> None:
@@ -37,8 +38,8 @@ def _dispatch(argv: list[str]) -> int:
     verbs: dict[str, Verb] = ALL
     if argv and argv[0] in GROUPS:
         group, verbs, argv = f"{argv[0]} ", GROUPS[argv[0]], argv[1:]
-        if not argv and "list" in verbs:
-            argv = ["list"]
+        if "list" in verbs and (not argv or (argv[0].startswith("-") and argv[0] not in _ABOUT)):
+            argv = ["list", *argv]
     if argv[:1] == ["help"]:
         argv = [*argv[1:2], "--help"]
     if not argv or argv[0] in ("--help", "-h"):

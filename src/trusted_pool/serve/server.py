@@ -40,6 +40,7 @@ class Server:
         self._ssl = ssl_context
         self._limits = limits or Limits()
         self._ready = ready
+        logging.getLogger("uvicorn.error").addFilter(_NOT_OF_CUTS)
         self._listeners: list[asyncio.Server] = []
         self._stopped = False
         self._config = Config(
@@ -119,6 +120,16 @@ class Server:
         if self._state.tasks:
             await asyncio.wait(self._state.tasks, timeout=_LAST_WORDS_S)
         await self._lifespan.shutdown()
+
+
+class _NotOfCuts(logging.Filter):
+    """Leaves out what uvicorn says of each answer that was cut on purpose: by a stop, or for a revoked key."""
+
+    def filter(self, record: logging.LogRecord) -> bool:
+        return record.msg != "ASGI callable returned without completing response."
+
+
+_NOT_OF_CUTS = _NotOfCuts()
 
 
 def _quiet(app: App) -> App:

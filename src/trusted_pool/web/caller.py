@@ -5,6 +5,7 @@ from typing import Any
 
 from litestar import Request
 from litestar.connection import ASGIConnection
+from litestar.enums import HttpMethod
 from litestar.handlers import BaseRouteHandler
 from litestar.types import Scope as AsgiScope
 
@@ -86,6 +87,10 @@ def guard_of(keys: Keys) -> Any:
     """Return the guard before every route. A route that does not say who may ask is a defect of ours."""
 
     async def guard(connection: ASGIConnection[Any, Any, Any, Any], handler: BaseRouteHandler) -> None:
+        if (
+            connection.scope.get("method") == HttpMethod.OPTIONS
+        ):  # which methods there are: no route of ours answers that
+            return
         if (needed := handler.opt["role"]) is not None:
             allow(connection.scope, keys, needed, handler.opt["scope"])
 

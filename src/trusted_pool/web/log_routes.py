@@ -12,7 +12,7 @@ from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.protocol import frames
 from trusted_pool.protocol.answers import LogsAnswer
 from trusted_pool.web.caller import VIEWER, caller_of
-from trusted_pool.web.describe import sends
+from trusted_pool.web.describe import FOLLOWS, sends
 from trusted_pool.web.sse import log_events, place_of
 
 MAX_LOG_TEXT = 4 * 1024 * 1024
@@ -26,7 +26,7 @@ Req = Request[Any, Any, Any]
 def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER, opt=VIEWER)
+    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER, opt=VIEWER | FOLLOWS)
     async def logs(request: Req, job_id: str, follow: bool = False) -> Response[Any]:
         """With `follow`, live server-sent events: stdout, stderr, mark, then `end`. Resume with Last-Event-ID."""
         may = caller_of(request).may_see

@@ -17,7 +17,7 @@ def _file() -> Path:
 def _load() -> dict[str, str]:
     try:
         return msgspec.json.decode(_file().read_bytes(), type=dict[str, str])
-    except (OSError, RuntimeError, msgspec.DecodeError):
+    except (OSError, RuntimeError, ValueError, msgspec.DecodeError):
         return {}
 
 

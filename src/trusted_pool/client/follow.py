@@ -11,6 +11,7 @@ from trusted_pool.client.errors import AnswerError, ClientError, UnreachableErro
 from trusted_pool.client.sse import Parser, ServerEvent
 from trusted_pool.client.transport import Transport
 from trusted_pool.protocol.answers import EndEvent, LogEvent
+from trusted_pool.protocol.decoding import DecodingError, decode
 
 #: A live stream that says nothing for so long, not even a comment, is taken for dead.
 SILENCE_S = 90.0
@@ -83,10 +84,11 @@ async def _one_connection(transport: Transport, job_id: str, after: str) -> Asyn
 def _read(event: ServerEvent) -> LogPiece | EndEvent | None:
     try:
         if event.name == "end":
-            return msgspec.json.decode(event.data, type=EndEvent)
+            end: EndEvent = decode(event.data, EndEvent)
+            return end
         if event.name in ("stdout", "stderr", "mark"):
-            said = msgspec.json.decode(event.data, type=LogEvent)
+            said: LogEvent = decode(event.data, LogEvent)
             return LogPiece(stream=event.name, at=said.at, text=said.text, offset=event.id)
-    except msgspec.DecodeError as error:
+    except DecodingError as error:
         raise AnswerError(f"an event of the log cannot be read: {error}") from None
     return None

@@ -50,7 +50,7 @@ def usable_address(raw: str) -> str:
     except ValueError:
         usable = False
     if not usable or parts.query or parts.fragment or parts.username is not None or any(c.isspace() for c in text):
-        raise ClientError(f"{raw!r} is no address of a pool", code="bad_address", hint=hint)
+        raise ClientError(f"{raw[:200]!r} is no address of a pool", code="bad_address", hint=hint)
     return text.rstrip("/")
 
 

@@ -6,12 +6,12 @@ from contextlib import asynccontextmanager
 from typing import Any, TypeVar
 
 import httpx
-import msgspec
 
 from trusted_pool import __version__
 from trusted_pool.client.errors import AnswerError, ClientError, RequestError, UnreachableError
 from trusted_pool.client.settings import Settings, tls_context
 from trusted_pool.core.words import Fault
+from trusted_pool.protocol.decoding import DecodingError, decode
 from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody
 
 #: Largest JSON answer that is read. A page of logs is the largest honest one.
@@ -104,8 +104,8 @@ class Transport:
         ) as response:
             raw = await _read(response, MAX_ANSWER_BYTES)
         try:
-            return msgspec.json.decode(raw, type=answer)
-        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            return decode(raw, answer)
+        except DecodingError as error:
             raise AnswerError(
                 f"{method} {path} answered what this version cannot read: {error}",
                 hint=f"does a Trusted Pool coordinator answer at {self.settings.address}? Is one of the two older?",
@@ -136,8 +136,9 @@ def _refusal(response: httpx.Response, raw: bytes) -> RequestError:
     retry_after = response.headers.get("retry-after", "")
     retry_after_s = float(retry_after) if retry_after.isascii() and retry_after.isdigit() else None
     try:
-        body = msgspec.json.decode(raw, type=ErrorAnswer).error
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        answer: ErrorAnswer = decode(raw, ErrorAnswer)
+        body = answer.error
+    except DecodingError:
         later = response.status_code in (429, 502, 503, 504)
         hint = f"does a Trusted Pool coordinator answer at {response.request.url.copy_with(path='/', query=None)}?"
         if response.is_redirect:

@@ -17,6 +17,7 @@ from trusted_pool.link.multipart import SubmitBody
 from trusted_pool.link.releases import Releases
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.link import GoneError, LinkError, OpenInput, Order, UnansweredError, WrongIdentityError
+from trusted_pool.protocol.decoding import DecodingError, decode
 from trusted_pool.protocol.identity import identity_of
 from trusted_pool.protocol.messages import (
     ATTEMPT_HEADER,
@@ -183,12 +184,11 @@ class PinnedLink:
 
 def _decoded(raw: bytes, kind: type[Answer]) -> Answer:
     try:
-        return msgspec.json.decode(raw, type=kind)
-    except msgspec.DecodeError as error:
+        return decode(raw, kind)
+    except DecodingError as error:
         raise UnansweredError(f"its answer cannot be understood: {error}") from None
 
 
-_MESSAGES: msgspec.json.Decoder[WorkerMessage] = msgspec.json.Decoder(WorkerMessage)
 _KINDS = frozenset({"hello", "heartbeat", "started", "ended", "interrupted"})
 
 
@@ -197,11 +197,11 @@ def _message(line: bytes) -> WorkerMessage | None:
     if not line:
         return None
     try:
-        return _MESSAGES.decode(line)
-    except msgspec.DecodeError as error:
+        return decode(line, WorkerMessage)
+    except DecodingError as error:
         try:
-            newer = msgspec.json.decode(line, type=_Kind).type not in _KINDS
-        except msgspec.DecodeError:
+            newer = decode(line, _Kind).type not in _KINDS
+        except DecodingError:
             newer = False
         if newer:
             return None

@@ -7,6 +7,7 @@ import msgspec
 from trusted_pool.core.job import Outcome, Usage
 from trusted_pool.core.words import Reason
 from trusted_pool.ports.link import UnansweredError
+from trusted_pool.protocol.decoding import DecodingError, decode
 
 MAX_REMOTE_ID = 200
 #: Words of a job that is over.
@@ -72,8 +73,8 @@ def decoded(raw: bytes, kind: type[Answer]) -> Answer:
         UnansweredError: it is none.
     """
     try:
-        return msgspec.json.decode(raw.decode(errors="replace"), type=kind)
-    except msgspec.DecodeError as error:
+        return decode(raw.decode(errors="replace"), kind)
+    except DecodingError as error:
         raise UnansweredError(f"its answer cannot be understood: {error}") from None
 
 

@@ -16,6 +16,7 @@ from trusted_pool.ports.link import (
     UnansweredError,
     WrongIdentityError,
 )
+from trusted_pool.protocol.decoding import DecodingError, decode
 
 MAX_WORDS = 500
 _LATER = (408, 425, 429, 503)
@@ -36,8 +37,8 @@ class _Outer(msgspec.Struct):
 def words_of(body: bytes) -> str:
     """Return what the worker said, as one line of at most 500 characters."""
     try:
-        answer = msgspec.json.decode(body, type=_Outer)
-    except msgspec.DecodeError:
+        answer: _Outer = decode(body, _Outer)
+    except DecodingError:
         said = body.decode(errors="replace")
     else:
         match answer.error:

@@ -13,6 +13,8 @@ from typing import Any
 
 import msgspec
 
+from trusted_pool.protocol.decoding import DecodingError
+from trusted_pool.protocol.decoding import decode as read
 from trusted_pool.protocol.identity import verify
 
 CHECKPOINT = "checkpoint"
@@ -76,7 +78,6 @@ class Head(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True
 
 
 Line = AuditEntry | Head
-_LINE: msgspec.json.Decoder[Line] = msgspec.json.Decoder(Line)
 
 
 class Verified(msgspec.Struct, frozen=True, kw_only=True):
@@ -113,8 +114,8 @@ def _head_in(entry: AuditEntry) -> Head:
 def decode(line: bytes, number: int) -> Line:
     """Read one line of an export. Raises AuditError."""
     try:
-        return _LINE.decode(line)
-    except (msgspec.DecodeError, RecursionError, UnicodeDecodeError):
+        return read(line, Line)
+    except DecodingError:
         raise AuditError(f"line {number} is no line of an audit trail") from None
 
 

@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import itertools
 from collections.abc import AsyncIterator, Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -181,6 +182,20 @@ def test_the_table_holds_every_route_as_the_api_describes_it() -> None:
             assert ("401" in codes) is (TABLE[name].needs is not None), name
 
     in_world(look)
+
+
+def test_the_document_says_the_same() -> None:
+    text = (Path(__file__).parents[2] / "docs" / "access.md").read_text()
+    found: dict[str, str] = {}
+    for line in text.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split("|")]
+        if line.startswith("|") and "`" in line:
+            found |= {route.strip("` "): cells[0] for route in cells[1].split(",")}
+    said = {
+        name: "nothing" if op.needs is None else f"{op.needs}{', scope all' if op.of == 'all' else ''}"
+        for name, op in TABLE.items()
+    }
+    assert found == said
 
 
 @pytest.mark.parametrize("name", TABLE)

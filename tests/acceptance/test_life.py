@@ -353,6 +353,11 @@ def test_lists_are_filtered_and_paged(pool: RealPool):
         assert [job["job_id"] for job in jobs] == made[:3:-1]
         jobs = ask(pool, "GET", "/jobs", params={"name": mark, "until": moment})["jobs"]
         assert [job["job_id"] for job in jobs] == made[3::-1]
+        labelled = tpool(pool, "jobs", "--name", mark, "--label", "n=0", "--since", "1h", "-s", "queued")["jobs"]
+        assert [job["job_id"] for job in labelled] == [made[6], made[3]]
+        assert tpool(pool, "jobs", "--name", mark, "--until", "1h")["jobs"] == []
+        assert tpool(pool, "jobs", "--name", mark, "--owner", "nobody")["jobs"] == []
+        tpool(pool, "jobs", "--since", "yesterday", code=2)
         ask(pool, "GET", "/jobs?after=nonsense", 400)
         ask(pool, "GET", "/jobs?state=asleep", 400)
     for job_id in made[1:]:

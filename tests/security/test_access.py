@@ -254,10 +254,17 @@ def test_lists_and_filters_reach_the_scope_and_no_farther() -> None:
         assert await listed(token(BOB, Scope.OWN)) == {bobs}
         assert await listed(token(BOB, Scope.OWN), worker=WORKER) <= {bobs}
         assert await listed(token(BOB, Scope.ALL)) == {made.job_id, bobs}
+        assert await listed(token(BOB, Scope.ALL), owner=ADA) == {made.job_id}
+        assert await listed(token(BOB, Scope.OWN), owner=ADA) == set()
+        assert await listed(token(BOB, Scope.OWN), owner=BOB) == {bobs}
         everything = {"all": True}
         answer = await made.http.post("/jobs/cancel", headers=token(ADA, Scope.OWN), json=everything)
         assert answer.json() == {"cancelled": 0, "job_ids": []}
-        answer = await made.http.post("/jobs/cancel", headers=token(BOB, Scope.ALL), json=everything)
+        answer = await made.http.post("/jobs/cancel", headers=token(ADA, Scope.OWN), json={"owner": BOB})
+        assert answer.json()["cancelled"] == 0
+        answer = await made.http.post("/jobs/cancel", headers=token(BOB, Scope.ALL), json={"owner": ADA})
+        assert answer.json()["cancelled"] == 0, "hers has ended"
+        answer = await made.http.post("/jobs/cancel", headers=token(BOB, Scope.ALL), json={"owner": BOB})
         assert answer.json()["job_ids"] == [bobs]
 
     in_world(look)

@@ -22,6 +22,7 @@ def cancel(
     state: Annotated[
         list[str] | None, typer.Option("--state", "-s", help="All jobs in this state: queued, running.")
     ] = None,
+    owner: Annotated[str | None, typer.Option("--owner", help="All jobs of this owner.", show_default=False)] = None,
     name: Annotated[str | None, typer.Option("--name", help="All jobs of this name.", show_default=False)] = None,
     label: Annotated[
         list[str] | None, typer.Option("--label", metavar="NAME=VALUE", help="All jobs with this label.")
@@ -33,7 +34,7 @@ def cancel(
 ) -> None:
     """Cancel a job, or all that a filter meets. A running program gets SIGTERM, and SIGKILL 10 s later."""
     labels = dict(_label(text) for text in label or [])
-    filtered = bool(state or name or labels or worker or everything)
+    filtered = bool(state or owner or name or labels or worker or everything)
     if (job is None) != filtered:
         raise ClientError(
             "name one job or a filter, not both" if filtered else "no job is named",
@@ -45,7 +46,12 @@ def cancel(
             _one(pool, job, as_json=as_json)
             return
         answer = pool.cancel_all(
-            states=[s.lower() for s in state or []], name=name, worker=worker, labels=labels, everything=everything
+            states=[s.lower() for s in state or []],
+            owner=owner,
+            name=name,
+            worker=worker,
+            labels=labels,
+            everything=everything,
         )
     if as_json:
         screen.print_json(cancelled=answer.cancelled, job_ids=answer.job_ids)

@@ -49,13 +49,14 @@ class Care:
         self,
         *,
         states: Sequence[str] = (),
+        owner: str | None = None,
         name: str | None = None,
         worker: str | None = None,
         labels: Mapping[str, str] | None = None,
         everything: bool = False,
     ) -> BulkCancelAnswer:
         """Cancel every job that all the given conditions meet, or everything that has not ended."""
-        given = {"states": list(states), "name": name, "worker": worker, "labels": dict(labels or {})}
+        given = {"states": list(states), "owner": owner, "name": name, "worker": worker, "labels": dict(labels or {})}
         body = {key: value for key, value in given.items() if value} | ({"all": True} if everything else {})
         return await self._transport.ask("POST", "/jobs/cancel", BulkCancelAnswer, body=_json(body))
 

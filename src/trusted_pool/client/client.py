@@ -209,6 +209,7 @@ class AsyncPoolClient(Care, Admin):
         self,
         *,
         state: Sequence[str] = (),
+        owner: str | None = None,
         name: str | None = None,
         worker: str | None = None,
         labels: Sequence[str] = (),
@@ -223,6 +224,7 @@ class AsyncPoolClient(Care, Admin):
         """
         given = {
             "state": ",".join(state) or None,
+            "owner": owner,
             "name": name,
             "worker": worker,
             "since": since,

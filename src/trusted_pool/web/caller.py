@@ -49,6 +49,10 @@ class Caller:
         """The owner whose jobs he sees; None: everybody's."""
         return self.access.sees_owner
 
+    def sees_jobs_of(self, owner: str | None) -> bool:
+        """Whether a list of this owner's jobs (None: of all that he sees) can hold any for him."""
+        return owner is None or self.sees_owner in (None, owner)
+
     def may_see(self, job: Job) -> None:
         """Raise NotFoundError for a job out of scope: a foreign job does not exist."""
         if not self.access.reaches(job):

@@ -41,6 +41,7 @@ class FilterBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_onl
     """Body of `POST /jobs/cancel`: all given conditions hold; at least one must be given."""
 
     states: list[JobState] = []
+    owner: str | None = None
     name: str | None = None
     worker: str | None = None
     labels: Annotated[dict[str, str], msgspec.Meta(max_length=MAX_LABELS)] = {}
@@ -103,6 +104,8 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         if data == FilterBody():
             raise BadRequestError("an empty filter meets every job", hint='if that is meant: {"all": true}')
         caller = caller_of(request)
+        if not caller.sees_jobs_of(data.owner):
+            return BulkCancelAnswer(cancelled=0, job_ids=[])
         if caller.sees_owner is None:  # it may meet the jobs of others
             asked = {name: value for name, value in msgspec.to_builtins(data).items() if value}
             await coordinator.audit.commit(caller.access, "jobs.cancel", "", {"filter": asked})
@@ -112,7 +115,7 @@ def care_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         while states:
             query = JobQuery(
                 states=states,
-                owner=caller.sees_owner,
+                owner=data.owner or caller.sees_owner,
                 name=data.name,
                 worker_id=data.worker,
                 labels=data.labels,

@@ -82,6 +82,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         request: Req,
         *,
         states: Annotated[list[str] | None, Parameter(query="state")] = None,
+        owner: str | None = None,
         name: str | None = None,
         worker: str | None = None,
         since: float | None = None,
@@ -91,9 +92,12 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         limit: Annotated[int, Parameter(ge=1, le=MAX_PAGE)] = 50,
     ) -> JobsAnswer:
         """All given filters hold; `after` is the `next` of the page before."""
+        caller = caller_of(request)
+        if not caller.sees_jobs_of(owner):
+            return JobsAnswer(jobs=[], next=None)
         query = JobQuery(
             states=tuple(_state(word) for text in states or () for word in text.split(",")),
-            owner=caller_of(request).sees_owner,
+            owner=owner or caller.sees_owner,
             worker_id=worker,
             name=name,
             labels=_labels(label or []),

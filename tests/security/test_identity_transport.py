@@ -21,7 +21,7 @@ from trusted_pool.link.fake_http import application
 from trusted_pool.link.fake_worker import FakeWorker
 from trusted_pool.link.pinned import Patience, PinnedLink
 from trusted_pool.ports.link import LinkError, NotSentError, Order, UnansweredError, WrongIdentityError
-from trusted_pool.protocol.certificates import _name, _pem_path, client_context, leaf, server_context, server_name
+from trusted_pool.protocol.certificates import _name, client_context, leaf, pem_path, server_context, server_name
 from trusted_pool.protocol.identity import identity_of
 from trusted_pool.serve import Limits, Server
 
@@ -57,7 +57,7 @@ def impostor_context(key: Ed25519PrivateKey, der: bytes, newest: ssl.TLSVersion 
     if newest is not None:
         context.maximum_version = newest
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with _pem_path(pem + ssl.DER_cert_to_PEM_cert(der).encode()) as path:
+    with pem_path(pem + ssl.DER_cert_to_PEM_cert(der).encode()) as path:
         context.load_cert_chain(path)
     return context
 
@@ -200,7 +200,7 @@ def careless(newest: ssl.TLSVersion | None = None) -> ssl.SSLContext:
 def careless_with(key: Ed25519PrivateKey, der: bytes) -> ssl.SSLContext:
     context = careless()
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    with _pem_path(pem + ssl.DER_cert_to_PEM_cert(der).encode()) as path:
+    with pem_path(pem + ssl.DER_cert_to_PEM_cert(der).encode()) as path:
         context.load_cert_chain(path)
     return context
 

@@ -1,7 +1,6 @@
 """`tpool coordinator`: serve a pool."""
 
 import os
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -12,7 +11,6 @@ from trusted_pool.core.words import OnWorkerLoss
 
 USAGE = 2
 INFRASTRUCTURE = 125
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
 
 def default_data() -> Path:
@@ -36,7 +34,9 @@ def _seconds(text: str) -> float:
 def coordinator(  # noqa: PLR0917 - one parameter for each option
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve.")] = 9000,
     workers: Annotated[Path, typer.Option(help="The allowlist.")] = Path("workers.json"),
-    host: Annotated[str, typer.Option(help="Address to serve; others than loopback need --anonymous.")] = "127.0.0.1",
+    host: Annotated[
+        str, typer.Option(help="Address to serve; others than loopback need API keys and TLS.")
+    ] = "127.0.0.1",
     data: Annotated[Path | None, typer.Option(help="Where jobs and files are kept.", show_default=False)] = None,
     check_interval: Annotated[str, typer.Option(help="Time between health checks.")] = "30s",
     grace: Annotated[str, typer.Option(help="How long a silent worker keeps its jobs.")] = "120s",
@@ -46,6 +46,15 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
     anonymous: Annotated[bool, typer.Option("--anonymous", help="Let everybody who can connect use the pool.")] = False,
     insecure_http: Annotated[
         bool, typer.Option("--insecure-http", help="Serve other addresses than loopback without TLS.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Serve TLS with this certificate (PEM).", show_default=False)
+    ] = None,
+    tls_key: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="The certificate's private key (PEM).", show_default=False)
+    ] = None,
+    tls_pinned: Annotated[
+        bool, typer.Option("--tls-pinned", help="Serve TLS with the pool's own key, which clients pin.")
     ] = False,
     show_id: Annotated[bool, typer.Option("--show-id", help="Print the pool's id and leave.")] = False,
     log_format: Annotated[LogFormat, typer.Option(help="Form of the log.")] = LogFormat.CONSOLE,
@@ -57,18 +66,13 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
 
     directory = data or default_data()
     try:
+        if (tls_cert is None) != (tls_key is None):
+            raise StartError("--tls-cert and --tls-key belong together: name both files", usage=True)
+        if tls_pinned and tls_cert is not None:
+            raise StartError("--tls-pinned and --tls-cert contradict each other; say one of them", usage=True)
         if show_id:
             typer.echo(identity_of(compose.pool_key(directory)))
             return
-        if host not in LOOPBACK and not (anonymous and insecure_http):
-            missing = " ".join(
-                flag for flag, said in (("--anonymous", anonymous), ("--insecure-http", insecure_http)) if not said
-            )
-            raise StartError(
-                f"--host {host} would let everybody who can reach it use the pool, unencrypted; "
-                f"if that is meant, add: {missing}",
-                usage=True,
-            )
         options = compose.CoordinatorOptions(
             host=host,
             port=port,
@@ -78,20 +82,13 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
             grace_s=_seconds(grace),
             on_worker_loss=on_worker_loss,
             anonymous=anonymous,
+            insecure_http=insecure_http,
+            tls_cert=tls_cert,
+            tls_key=tls_key,
+            tls_pinned=tls_pinned,
         )
         configure(log_format)
-        if host not in LOOPBACK:
-            _warn(host)
         run(compose.run_coordinator(options))
     except StartError as error:
         typer.echo(f"tpool coordinator: {error}", err=True)
         raise typer.Exit(USAGE if error.usage else INFRASTRUCTURE) from None
-
-
-def _warn(host: str) -> None:
-    import logging  # noqa: PLC0415 - not needed for --help
-
-    logging.getLogger("trusted_pool.coordinator").warning(
-        "Serving %s without TLS and without authentication: everybody who can connect can submit, read and cancel", host
-    )
-    sys.stderr.flush()

@@ -10,8 +10,10 @@ import msgspec
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted_pool.blobs.directory import DirectoryBlobs
+from trusted_pool.compose.exposure import check_exposure
 from trusted_pool.compose.head_file import HeadFile
 from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
+from trusted_pool.compose.tls import front_of
 from trusted_pool.coordinator.allowlist import AllowlistError, parse
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator, Settings
@@ -45,6 +47,22 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     grace_s: float = 120.0
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY
     anonymous: bool = False  #: who shows no API key may use the pool though others have one
+    insecure_http: bool = False  #: other addresses than loopback may be served without TLS
+    tls_cert: Path | None = None  #: PEM, with its chain
+    tls_key: Path | None = None  #: PEM
+    tls_pinned: bool = False  #: TLS by the pool's own key
+
+    def check_exposure(self, *, has_keys: bool) -> None:
+        """Warn of what is served to whom, or refuse it. `has_keys`: clients must show API keys. Raises StartError."""
+        warning = check_exposure(
+            self.host,
+            tls=self.tls_pinned or self.tls_cert is not None,
+            has_keys=has_keys,
+            anonymous=self.anonymous,
+            insecure_http=self.insecure_http,
+        )
+        if warning:
+            _log.warning("%s", warning)
 
 
 #: What somebody may do who shows no key, where that is allowed.
@@ -75,31 +93,44 @@ def read_allowlist(path: Path) -> list[Worker]:
 
 
 async def run_coordinator(options: CoordinatorOptions) -> None:
-    """Serve until SIGTERM or SIGINT; SIGHUP reads the allowlist again. Raises StartError."""
+    """Serve until SIGTERM or SIGINT; SIGHUP reads allowlist and certificate again. Raises StartError."""
+    database = options.data / "coordinator.db"
+    is_new = not database.exists()
+    if is_new:  # then there are no API keys, and nothing has to be begun to know it
+        options.check_exposure(has_keys=False)
     key = pool_key(options.data)
     allowlist = read_allowlist(options.workers)
-    try:
-        close(bind(options.host, options.port))  # a taken port is said before anything is begun
-        store = SqliteStore.open(options.data / "coordinator.db")
-    except (ServeError, StoreError) as error:
-        raise StartError(str(error)) from None
+    front = front_of(options.tls_cert, options.tls_key, key if options.tls_pinned else None, SystemClock().now)
+    store = await _open(options, database, is_new=is_new)
     coordinator = _coordinator(options, store, key)
     metrics = _metrics(coordinator, store)
     loopback_only = options.host in LOOPBACK_NAMES
     if not loopback_only:
         coordinator.keys.while_there_are_none = OPEN_TO_ALL
-    server = Server(create_app(coordinator, metrics, loopback_only=loopback_only), host=options.host, port=options.port)
+    server = Server(
+        create_app(coordinator, metrics, loopback_only=loopback_only),
+        host=options.host,
+        port=options.port,
+        ssl_context=front.context,
+    )
     stopping, reload = asyncio.Event(), asyncio.Event()
+
+    def reread() -> None:
+        reload.set()
+        front.reread()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
-    loop.add_signal_handler(signal.SIGHUP, reload.set)
-    reloading = asyncio.create_task(_reload_for_ever(coordinator, options.workers, reload))
+    loop.add_signal_handler(signal.SIGHUP, reread)
+    reloading = asyncio.gather(_reload_for_ever(coordinator, options.workers, reload), front.keep_fresh())
     try:
         await coordinator.start(allowlist)
         await server.start()
-        where = f"http://{options.host}:{server.port}"
+        where = f"{'https' if front.context else 'http'}://{options.host}:{server.port}"
         _log.info("Pool %s serves %s with %d workers", coordinator.pool_id, where, len(allowlist))
+        if front.context is not None:
+            _log.info("Its address for clients: %s", front.address(options.host, server.port))
         await stopping.wait()
         _log.info("Stopping: finishing what is being answered")
     except (ServeError, StoreError, BlobsError) as error:
@@ -112,6 +143,22 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
         await server.stop(8.0)
         await coordinator.stop()
         await store.close()
+
+
+async def _open(options: CoordinatorOptions, database: Path, *, is_new: bool) -> SqliteStore:
+    """Open the store. One that is not new says whether there are API keys. Raises StartError."""
+    try:
+        close(bind(options.host, options.port))  # a taken port is said before anything is begun
+        store = SqliteStore.open(database)
+        if not is_new:
+            try:
+                options.check_exposure(has_keys=bool(await store.api_keys()))
+            except BaseException:
+                await store.close()
+                raise
+    except (ServeError, StoreError) as error:
+        raise StartError(str(error)) from None
+    return store
 
 
 def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey) -> Coordinator:

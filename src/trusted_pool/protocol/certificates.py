@@ -7,6 +7,8 @@ certifies that very key (`peer_identity`): OpenSSL alone would take a leaf that 
 
 The client says who it is by the name it dials (SNI, see `server_name`), so that a server can demand the proof of
 any pool's key in the handshake. Who may do what is decided later, on every request.
+
+Between a pool and its users only the pool proves a key (`PoolContexts`, `user_context`): users show API keys.
 """
 
 import base64
@@ -172,7 +174,7 @@ class PinnedContext(ssl.SSLContext):
 
 
 @contextlib.contextmanager
-def _pem_path(pem: bytes) -> Iterator[str]:
+def pem_path(pem: bytes) -> Iterator[str]:
     """Give OpenSSL a path to secret bytes, which are on no disk where the system can do that."""
     if hasattr(os, "memfd_create"):
         fd = os.memfd_create("leaf", os.MFD_CLOEXEC)
@@ -189,22 +191,37 @@ def _pem_path(pem: bytes) -> Iterator[str]:
             Path(path).unlink()
 
 
-def _context(side: int, key: Ed25519PrivateKey, now: float, pinned: str | None) -> PinnedContext:
+def _verifying(side: int, pinned: str | None) -> PinnedContext:
+    """Return a context that lets in who proves the pinned key, and nobody without one."""
     context = PinnedContext(side)
     context.sslobject_class = _Proven
-    context.minimum_version = ssl.TLSVersion.TLSv1_3
     context.check_hostname = False
     context.verify_mode = ssl.CERT_REQUIRED
-    context.options |= ssl.OP_NO_TICKET
     context.pinned = pinned
-    if side == ssl.PROTOCOL_TLS_SERVER:
-        context.num_tickets = 0
     if pinned is not None:
         context.load_verify_locations(cadata=anchor(pinned))
+    _harden(context)
+    return context
+
+
+def _harden(context: ssl.SSLContext) -> None:
+    context.minimum_version = ssl.TLSVersion.TLSv1_3
+    context.options |= ssl.OP_NO_TICKET
+    if context.protocol == ssl.PROTOCOL_TLS_SERVER:
+        context.num_tickets = 0
+
+
+def _show(context: ssl.SSLContext, key: Ed25519PrivateKey, now: float) -> None:
+    """Have a context prove a key."""
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
     pem += ssl.DER_cert_to_PEM_cert(leaf(key, now)).encode()
-    with _pem_path(pem) as path:
+    with pem_path(pem) as path:
         context.load_cert_chain(path)
+
+
+def _context(side: int, key: Ed25519PrivateKey, now: float, pinned: str | None) -> PinnedContext:
+    context = _verifying(side, pinned)
+    _show(context, key, now)
     return context
 
 
@@ -214,6 +231,11 @@ def client_context(worker_id: str, key: Ed25519PrivateKey, now: float) -> ssl.SS
     It is good until its leaf ends, 30 days after `now`. Raises IdentityError.
     """
     return _context(ssl.PROTOCOL_TLS_CLIENT, key, now, worker_id)
+
+
+def _is_old(made_at: float, now: float) -> bool:
+    """Whether a leaf is to be renewed: half of its life is over, or the clock went back."""
+    return not 0 <= now - made_at < LEAF_S / 2
 
 
 class _Doorkeeper:
@@ -227,7 +249,7 @@ class _Doorkeeper:
     def of(self, identity: str) -> PinnedContext:
         now = self._now()
         made_at, context = self._contexts.get(identity, (0.0, None))
-        if context is None or not 0 <= now - made_at < LEAF_S / 2:
+        if context is None or _is_old(made_at, now):
             made_at, context = now, _context(ssl.PROTOCOL_TLS_SERVER, self._key, now, identity)
         self._contexts[identity] = (made_at, context)
         self._contexts.move_to_end(identity)
@@ -253,3 +275,33 @@ def server_context(key: Ed25519PrivateKey, now: Callable[[], float]) -> ssl.SSLC
     context = _context(ssl.PROTOCOL_TLS_SERVER, key, now(), None)
     context.sni_callback = _Doorkeeper(key, now)
     return context
+
+
+def user_context(pool_id: str) -> ssl.SSLContext:
+    """Build a context that dials a pool and trusts its key alone. It proves nothing itself. Raises IdentityError."""
+    return _verifying(ssl.PROTOCOL_TLS_CLIENT, pool_id)
+
+
+class PoolContexts:
+    """The contexts with which a pool proves its key to its users, who prove none: call it for each handshake."""
+
+    def __init__(self, key: Ed25519PrivateKey, now: Callable[[], float]) -> None:
+        """`now` gives seconds since the epoch; leaves are renewed when half of their life is over."""
+        self._key = key
+        self._now = now
+        self._made_at = now()
+        self._context = self._make()
+
+    def _make(self) -> ssl.SSLContext:
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        _harden(context)
+        _show(context, self._key, self._made_at)
+        return context
+
+    def __call__(self) -> ssl.SSLContext:
+        """Return the context of the next handshake."""
+        now = self._now()
+        if _is_old(self._made_at, now):
+            self._made_at = now
+            self._context = self._make()
+        return self._context

@@ -34,7 +34,19 @@ _OF_FAULT = {
     Fault.OPERATOR: Exit.INFRASTRUCTURE,
 }
 #: Error codes of wrong local use.
-_LOCAL = frozenset({"bad_address", "bad_cacert", "usage", "no_last_job", "ambiguous_job", "cannot_write"})
+_LOCAL = frozenset(
+    {
+        "bad_address",
+        "bad_cacert",
+        "bad_token",
+        "insecure_http",
+        "unsafe_credentials",
+        "usage",
+        "no_last_job",
+        "ambiguous_job",
+        "cannot_write",
+    }
+)
 _SERVER_ERROR = 500
 
 

@@ -12,7 +12,7 @@ Addr = Annotated[
         "--addr",
         envvar="TRUSTED_POOL_ADDR",
         metavar="URL",
-        help="The pool; http://127.0.0.1:9000 if not said.",
+        help="The pool; if not said, that of `tpool login`, or http://127.0.0.1:9000.",
         show_default=False,
     ),
 ]

@@ -61,13 +61,20 @@ SERVER_VERBS = {
     "backup": Verb("backup", "backup", "Copy all that a coordinator keeps, while it serves."),
     "restore": Verb("restore", "restore", "Make a data directory from a backup."),
 }
+#: Verbs about oneself.
+ACCOUNT_VERBS = {
+    "login": Verb("login", "login", "Keep an API key for a pool."),
+    "logout": Verb("login", "logout", "Forget a kept API key."),
+    "whoami": Verb("whoami", "whoami", "Say whom the pool takes you for."),
+}
 #: As the help shows them.
 SECTIONS = (
     ("Jobs", {name: verb for name, verb in JOB_VERBS.items() if name != "list"}),
     ("The pool", POOL_VERBS),
+    ("You", ACCOUNT_VERBS),
     ("Machines", SERVER_VERBS),
 )
-ALL = {**JOB_VERBS, **POOL_VERBS, **SERVER_VERBS}
+ALL = {**JOB_VERBS, **POOL_VERBS, **ACCOUNT_VERBS, **SERVER_VERBS}
 
 
 def load(verb: Verb) -> Any:
@@ -95,9 +102,10 @@ def top_help() -> str:
         "  beginning of its id, or `last` for the one submitted last from here.",
         "",
         "Environment:",
-        "  TRUSTED_POOL_ADDR    the pool (http://127.0.0.1:9000)",
-        "  TRUSTED_POOL_TOKEN   an API key",
+        "  TRUSTED_POOL_ADDR    the pool (that of `tpool login`, or http://127.0.0.1:9000)",
+        "  TRUSTED_POOL_TOKEN   an API key (that of `tpool login`)",
         "  TRUSTED_POOL_CACERT  PEM file of the authority that signed the pool's certificate",
+        "  TRUSTED_POOL_INSECURE_HTTP  1: an API key may go over plain HTTP to another machine",
         "  TRUSTED_POOL_OUTPUT  where `run` and `download` put files (tpool-outputs/JOB)",
         "  NO_COLOR             no colours",
         "",

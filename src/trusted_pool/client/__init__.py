@@ -10,6 +10,7 @@ from trusted_pool.client.errors import (
     RequestError,
     UnreachableError,
     UnsafePathError,
+    UntrustedError,
 )
 from trusted_pool.client.fetch import Fetched
 from trusted_pool.client.follow import LogPiece
@@ -33,6 +34,7 @@ __all__ = [
     "Settings",
     "UnreachableError",
     "UnsafePathError",
+    "UntrustedError",
     "Upload",
     "of_pack",
     "open_file",

@@ -47,8 +47,8 @@ _SUBMIT_SILENCE_S = 120.0
 class AsyncPoolClient(Care, Admin):
     """A client of one pool. Use it as an async context manager, or call `close`.
 
-    Without settings, TRUSTED_POOL_ADDR, _TOKEN and _CACERT of the environment say where the pool is. Every method
-    raises ClientError: RequestError when the pool says no, UnreachableError when it does not answer.
+    Without settings, the environment and what `tpool login` has kept say where the pool is (`from_environment`).
+    Every method raises ClientError: RequestError when the pool says no, UnreachableError when it does not answer.
     """
 
     def __init__(self, settings: Settings | None = None, *, timeout_s: float = 30.0) -> None:

@@ -35,6 +35,16 @@ class UnreachableError(ClientError):
         super().__init__(message, code="unreachable", hint=hint, fault=Fault.OPERATOR, retryable=True)
 
 
+class UntrustedError(UnreachableError):
+    """Whoever answers does not prove to be the pool, or not by TLS. Nothing was sent; trying again is no help."""
+
+    def __init__(self, message: str, *, hint: str = "") -> None:
+        """`hint`: what to compare or to write."""
+        super().__init__(message, hint=hint)
+        self.code = "untrusted"
+        self.retryable = False
+
+
 class RequestError(ClientError):
     """The pool answered with an error."""
 

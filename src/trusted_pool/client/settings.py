@@ -1,75 +1,61 @@
 """Where the pool is and how to speak to it."""
 
-import ssl
 from collections.abc import Mapping
-from pathlib import Path
-from urllib.parse import urlsplit
 
 import msgspec
 
+from trusted_pool.client import credentials
+from trusted_pool.client.address import DEFAULT_ADDRESS, parse
 from trusted_pool.client.errors import ClientError
 
-DEFAULT_ADDRESS = "http://127.0.0.1:9000"
+_YES = ("1", "true", "yes", "on")
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
     """The coordinator's address and what to show and check there."""
 
-    address: str = DEFAULT_ADDRESS  #: no trailing slash
+    address: str = DEFAULT_ADDRESS  #: http://…, https://… or https+pin://ID@…
     token: str = ""  #: an API key, sent as a bearer token
-    cacert: str = ""  #: PEM file of the authority to trust instead of the system's
+    cacert: str = ""  #: PEM file of the authority to trust instead of the system's; a pinned key needs none
+    insecure_http: bool = False  #: the token may go over plain HTTP to another machine
+
+    def __repr__(self) -> str:
+        """Say all but the token: this ends up in logs and tracebacks."""
+        token = "…" if self.token else ""
+        return f"Settings(address={self.address!r}, token={token!r}, cacert={self.cacert!r})"
 
 
 def from_environment(env: Mapping[str, str], address: str | None = None) -> Settings:
-    """Read TRUSTED_POOL_ADDR, _TOKEN and _CACERT; `address` wins over the environment.
+    """Say where the pool is: by `address`, by TRUSTED_POOL_ADDR, by what `tpool login` has kept, in that order.
+
+    TRUSTED_POOL_TOKEN, _CACERT and _INSECURE_HTTP win over what was kept. A kept API key goes only to the address
+    that it was kept for.
 
     Raises:
-        ClientError: no usable address.
+        ClientError: no usable address; kept credentials that others can read.
     """
-    raw = address or env.get("TRUSTED_POOL_ADDR") or DEFAULT_ADDRESS
+    kept = credentials.load(env)
+    where = parse(address or env.get("TRUSTED_POOL_ADDR") or kept.default or DEFAULT_ADDRESS).text
+    login = kept.pools.get(where) or credentials.Login()
     return Settings(
-        address=usable_address(raw),
-        token=env.get("TRUSTED_POOL_TOKEN", "").strip(),
-        cacert=env.get("TRUSTED_POOL_CACERT", ""),
+        address=where,
+        token=env.get("TRUSTED_POOL_TOKEN", "").strip() or login.token,
+        cacert=env.get("TRUSTED_POOL_CACERT", "") or login.cacert,
+        insecure_http=login.insecure_http or env.get("TRUSTED_POOL_INSECURE_HTTP", "").lower() in _YES,
     )
 
 
 def usable_address(raw: str) -> str:
-    """Return the address in canonical form; `host:port` means http.
-
-    Raises:
-        ClientError: it is no http or https URL.
-    """
-    text = raw.strip()
-    if "://" not in text:
-        text = f"http://{text}"
-    hint = f"write it like {DEFAULT_ADDRESS} or https://pool.example.com"
-    try:
-        parts = urlsplit(text)
-        usable = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
-    except ValueError:
-        usable = False
-    if not usable or parts.query or parts.fragment or parts.username is not None or any(c.isspace() for c in text):
-        raise ClientError(f"{raw[:200]!r} is no address of a pool", code="bad_address", hint=hint)
-    return text.rstrip("/")
+    """Return an address in its one form. Raises ClientError when it is none."""
+    return parse(raw).text
 
 
-def tls_context(settings: Settings) -> ssl.SSLContext:
-    """Make the TLS context: the system's authorities, or only the given one. For plain http it trusts nobody.
-
-    Raises:
-        ClientError: the certificate file cannot be used.
-    """
-    if not settings.address.startswith("https:"):
-        return ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if not settings.cacert:
-        return ssl.create_default_context()
-    try:
-        return ssl.create_default_context(cafile=str(Path(settings.cacert).expanduser()))
-    except (OSError, ssl.SSLError) as error:
-        reason = getattr(error, "strerror", None) or "it holds no PEM certificate"
+def usable_token(token: str) -> str:
+    """Return an API key that can be sent. Raises ClientError, which does not say the key."""
+    if not token or not token.isascii() or not token.isprintable() or " " in token:
         raise ClientError(
-            f"cannot use the certificate file {settings.cacert}: {reason}",
-            code="bad_cacert",
-            hint="TRUSTED_POOL_CACERT names a PEM file",
-        ) from None
+            "the API key is none: it is empty, or has characters that no key has",
+            code="bad_token",
+            hint="copy the whole key, and nothing else; then: tpool login, or set TRUSTED_POOL_TOKEN",
+        )
+    return token

@@ -1,6 +1,6 @@
 """One HTTP exchange with the pool: errors become ClientErrors, answers become typed, nothing grows without bound."""
 
-import os
+import ssl
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from typing import Any, TypeVar
@@ -8,8 +8,11 @@ from typing import Any, TypeVar
 import httpx
 
 from trusted_pool import __version__
+from trusted_pool.client.address import parse
 from trusted_pool.client.errors import AnswerError, ClientError, RequestError, UnreachableError
-from trusted_pool.client.settings import Settings, tls_context
+from trusted_pool.client.settings import Settings
+from trusted_pool.client.tls import check_token, tls_context
+from trusted_pool.client.trouble import START_HINT, broken, cannot_connect
 from trusted_pool.core.words import Fault
 from trusted_pool.protocol.decoding import DecodingError, decode
 from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody
@@ -27,8 +30,10 @@ class Transport:
     """Kept connections to one pool. Proxies and netrc of the environment are not used: a token goes nowhere else."""
 
     def __init__(self, settings: Settings, *, timeout_s: float) -> None:
-        """`timeout_s`: longest silence within one exchange."""
+        """`timeout_s`: longest silence within one exchange. Raises ClientError for settings that cannot be used."""
+        check_token(settings)
         self.settings = settings
+        self._address = parse(settings.address)
         self._timeout_s = timeout_s
         headers = {"User-Agent": f"trusted-pool/{__version__}", "Accept": "application/json"}
         if settings.token:
@@ -64,26 +69,24 @@ class Transport:
         """
         silence = silence_s or self._timeout_s
         timeout = httpx.Timeout(silence, connect=CONNECT_S, pool=None)
-        address = self.settings.address
+        address = self._address.text
         try:
             async with self._http.stream(
-                method, address + path, params=params, headers=headers, timeout=timeout, **(body or {})
+                method, self._address.url + path, params=params, headers=headers, timeout=timeout, **(body or {})
             ) as response:
                 if not response.is_success:
                     raise _refusal(response, await _read(response, MAX_ERROR_BYTES))
                 yield response
         except httpx.ConnectError as error:
-            raise _cannot_connect(address, error) from error
+            raise cannot_connect(self._address, self.settings.cacert, error) from error
         except httpx.ConnectTimeout as error:
             raise UnreachableError(
-                f"cannot reach the pool at {address}: no answer within {CONNECT_S:g} s", hint=_START_HINT
+                f"cannot reach the pool at {address}: no answer within {CONNECT_S:g} s", hint=START_HINT
             ) from error
         except httpx.TimeoutException as error:
             raise UnreachableError(f"the pool at {address} was silent for {silence:g} s", hint="try again") from error
-        except (httpx.TransportError, httpx.StreamError) as error:
-            raise UnreachableError(
-                f"the line to the pool at {address} broke: {error or type(error).__name__}", hint="try again"
-            ) from error
+        except (httpx.TransportError, httpx.StreamError, ssl.SSLError) as error:  # the last: altered on the way
+            raise broken(self._address, error) from error
         except httpx.InvalidURL as error:
             raise ClientError(f"{address} is no address of a pool: {error}", code="bad_address") from error
 
@@ -111,25 +114,6 @@ class Transport:
                 hint=f"does a Trusted Pool coordinator answer at {self.settings.address}? Is one of the two older?",
                 status=response.status_code,
             ) from None
-
-
-_START_HINT = "start one with: tpool coordinator --workers workers.json"
-
-
-def _cannot_connect(address: str, error: Exception) -> UnreachableError:
-    cause: BaseException = error
-    while (deeper := cause.__cause__ or cause.__context__) is not None:
-        cause = deeper
-    words = str(error) or str(cause)
-    if "CERTIFICATE_VERIFY_FAILED" in words or "[SSL" in words:
-        return UnreachableError(
-            f"the pool at {address} shows a certificate that is not trusted: {words}",
-            hint="name its authority by TRUSTED_POOL_CACERT=/path/to/ca.pem",
-        )
-    # asyncio says "Connect call failed" for every errno, which itself has plainer words. Name lookups have none.
-    known = isinstance(cause, OSError) and (cause.errno or 0) > 0
-    reason = os.strerror(cause.errno) if known and isinstance(cause, OSError) and cause.errno else words
-    return UnreachableError(f"cannot reach the pool at {address}: {reason}", hint=_START_HINT)
 
 
 def _refusal(response: httpx.Response, raw: bytes) -> RequestError:

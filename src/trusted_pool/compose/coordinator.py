@@ -60,6 +60,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
             has_keys=has_keys,
             anonymous=self.anonymous,
             insecure_http=self.insecure_http,
+            data=self.data,
         )
         if warning:
             _log.warning("%s", warning)

@@ -1,10 +1,12 @@
 """Who may be served how: what has to be said before others than this machine can reach a pool."""
 
+from pathlib import Path
+
 from trusted_pool.compose.system import StartError
 from trusted_pool.web.browser import LOOPBACK_NAMES
 
 
-def check_exposure(host: str, *, tls: bool, has_keys: bool, anonymous: bool, insecure_http: bool) -> str:
+def check_exposure(host: str, *, tls: bool, has_keys: bool, anonymous: bool, insecure_http: bool, data: Path) -> str:
     """Let an address be served only as somebody meant it to be.
 
     Args:
@@ -13,6 +15,7 @@ def check_exposure(host: str, *, tls: bool, has_keys: bool, anonymous: bool, ins
         has_keys: whether clients have to show API keys.
         anonymous: `--anonymous` was said.
         insecure_http: `--insecure-http` was said.
+        data: the data directory, in which the first key can be made.
 
     Returns:
         A warning for the log; empty when there is nothing to warn of.
@@ -26,7 +29,7 @@ def check_exposure(host: str, *, tls: bool, has_keys: bool, anonymous: bool, ins
     dangers, cures, flags = [], [], []
     if open_to_all and not anonymous:
         dangers.append("let everybody who can reach it use the pool")
-        cures.append("make an API key first (tpool keys create)")
+        cures.append(f"make an API key first (tpool keys create --owner YOU --role admin --data {data})")
         flags.append("--anonymous")
     if plain and not insecure_http:
         dangers.append("send everything unencrypted")

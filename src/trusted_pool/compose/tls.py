@@ -91,9 +91,12 @@ class PinnedFront(PlainFront):
 class PemFront:
     """TLS by a certificate in files, which are read again when they change."""
 
-    def __init__(self, certificate: Path, key: Path, now: Callable[[], float]) -> None:
-        """Raises StartError."""
+    def __init__(
+        self, certificate: Path, key: Path, now: Callable[[], float], look_every_s: float = LOOK_EVERY_S
+    ) -> None:
+        """`now` gives seconds since the epoch. Raises StartError."""
         self._paths = certificate, key
+        self._look_every_s = look_every_s
         self._now = now
         self._asked = asyncio.Event()
         self._begins: datetime | None = None  #: when the certificate in the files begins, if it was read too early
@@ -122,7 +125,7 @@ class PemFront:
         seen = self._read
         while True:
             with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._asked.wait(), LOOK_EVERY_S)
+                await asyncio.wait_for(self._asked.wait(), self._look_every_s)
             asked = self._asked.is_set()
             self._asked.clear()
             before, seen = seen, signature(*self._paths)

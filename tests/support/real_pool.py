@@ -8,6 +8,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 import sys
 import time
@@ -191,8 +192,12 @@ class RealPool:
         options: Sequence[str] = ("--check-interval", "1s"),
         program: Sequence[str] = (*TPOOL, "coordinator"),
         running: bool = True,
+        tls: ssl.SSLContext | None = None,
     ) -> None:
-        """`workers`: their slots. `options`: more of the coordinator's. `running`: whether workers are started."""
+        """`workers`: their slots. `options`: more of the coordinator's. `running`: whether workers are started.
+
+        `tls`: what clients trust, where the options make it serve TLS.
+        """
         home.mkdir(parents=True, exist_ok=True)
         self.home = home
         self.running = running
@@ -201,11 +206,11 @@ class RealPool:
         self.allow(*(worker.entry for worker in self.workers))
         self.data = home / "coordinator"
         self.port = free_port()
-        self.url = f"http://127.0.0.1:{self.port}"
+        self.url = f"{'https' if tls else 'http'}://127.0.0.1:{self.port}"
         command = [*program, "--port", str(self.port), "--workers", self.allowlist, "--data", self.data]
         command += [] if "--log-format" in options else ["--log-format", "plain"]
         self.coordinator = Daemon([*command, *options], home / "coordinator.log")
-        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False)
+        self.http = httpx.Client(base_url=self.url, timeout=PATIENCE_S, trust_env=False, verify=tls or True)
 
     def allow(self, *entries: object) -> None:
         """Write workers.json anew."""

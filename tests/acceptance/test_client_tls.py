@@ -118,6 +118,12 @@ def test_the_specifications_way_to_start_takes_tls_too(tmp_path: Path) -> None:
     ) as pool:
         line = pool.coordinator.said("without authentication")
         assert "without TLS" not in line
+    # What it has kept does not make up for the word that the specification's way says by itself.
+    rest = ("--port", str(pool.port), "--workers", pool.allowlist, "--data", pool.data)
+    done = run_tpool("coordinator", "--host", "0.0.0.0", "--tls-pinned", *rest)
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert done.stderr.rstrip().endswith("add: --anonymous")
+    assert f"tpool keys create --owner YOU --role admin --data {pool.data}" in done.stderr
 
 
 # -- the pool's own key --
@@ -169,6 +175,11 @@ def test_another_pools_key_is_refused_by_the_command_line(pinned: RealPool, tmp_
     assert refused.returncode == 125
     assert refused.stderr.count("\n") == 1
     assert "did not prove the pool's key" in refused.stderr
+
+
+def test_over_tls_the_pool_of_this_machine_may_be_called_by_any_name(pinned: RealPool) -> None:
+    """Another name that is made to lead here gets no further than the handshake; without TLS it is refused by Host."""
+    assert pinned.http.get("/pool", headers={"Host": "pool.example.com"}).status_code == 200
 
 
 # -- docs/clients.md --

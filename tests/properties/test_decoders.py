@@ -7,18 +7,22 @@ any form, deep nests, huge numbers, and right samples with some of it overwritte
 import asyncio
 import itertools
 import random  # noqa: TID251 - seeded by Hypothesis
+import ssl
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from trusted_pool.client import credentials
 from trusted_pool.client import sse as client_sse
 from trusted_pool.client.errors import ClientError
-from trusted_pool.client.settings import usable_address
+from trusted_pool.client.settings import usable_address, usable_token
 from trusted_pool.coordinator.allowlist import AllowlistError
 from trusted_pool.coordinator.allowlist import parse as parse_allowlist
 from trusted_pool.core.job import Outcome, OutputFile, Usage
@@ -28,14 +32,19 @@ from trusted_pool.link.trouble import MAX_WORDS, words_of
 from trusted_pool.ports.link import LinkError
 from trusted_pool.protocol import apikey, form, frames, manifest, messages
 from trusted_pool.protocol.audit import AuditError, verify_export
-from trusted_pool.protocol.certificates import anchor, named_identity, peer_identity, server_name
+from trusted_pool.protocol.certificates import anchor, leaf, named_identity, peer_identity, server_name
 from trusted_pool.protocol.errors import PoolError
 from trusted_pool.protocol.identity import IdentityError, from_path, identity_of, public_bytes
+from trusted_pool.serve.pem import PemError, judged
 from trusted_pool.store.rows import place_of as place_in_list
 from trusted_pool.web.files import _range
 from trusted_pool.web.sse import place_of as place_in_log
 
 ID = identity_of(Ed25519PrivateKey.from_private_bytes(bytes(range(32))))
+HERE = Path("file")
+_KEY = Ed25519PrivateKey.from_private_bytes(bytes(range(32)))
+PEM_CERTIFICATE = ssl.DER_cert_to_PEM_cert(leaf(_KEY, 1.8e9)).encode()
+PEM_KEY = _KEY.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
 OUTCOME = Outcome(
     exit_code=0,
     usage=Usage(cpu_seconds=0.5, memory_peak_bytes=2**20),
@@ -158,6 +167,15 @@ TABLE: dict[str, tuple[Callable[[bytes], object], type[Exception] | tuple[type[E
     "worker id in a path": (text(from_path), IdentityError, [ID.replace("+", "-").replace("/", "_").encode()]),
     "API key": (text(apikey.check), apikey.ApiKeyError, [apikey.write(bytes(32)).encode()]),
     "address of a pool": (text(usable_address), ClientError, [b"https://pool.example.com:9000", b"[::1]:9000"]),
+    "pinned address of a pool": (text(usable_address), ClientError, [f"https+pin://{ID}@pool:9000".encode()]),
+    "API key to be sent": (text(usable_token), ClientError, [apikey.write(bytes(32)).encode()]),
+    "what logins kept": (
+        lambda raw: credentials._decoded(HERE, raw),
+        ClientError,
+        samples(credentials.Credentials(default="http://a", pools={"http://a": credentials.Login(cacert="c")})),
+    ),
+    "certificate in a file": (lambda raw: judged(HERE, raw, HERE, PEM_KEY), PemError, [PEM_CERTIFICATE]),
+    "key in a file": (lambda raw: judged(HERE, PEM_CERTIFICATE, HERE, raw), PemError, [PEM_KEY]),
     "place in a log": (text(place_in_log), PoolError, [b"1:200"]),
     "place in a list": (text(place_in_list), ValueError, [b"AAAAAAAAAAAAAAAAAAAA"]),
     "range of a file": (text(lambda raw: _range(raw, 100)), PoolError, [b"bytes=0-9", b"bytes=-5", b"bytes=5-"]),

@@ -4,6 +4,7 @@ import asyncio
 import contextlib
 import logging
 import os
+import ssl
 import time
 from collections.abc import Awaitable, Callable
 from datetime import timedelta
@@ -41,6 +42,7 @@ def test_a_certificate_with_its_chain_is_loaded(files: Files) -> None:
     found = load(*files)
     assert found.names == ("localhost", "127.0.0.1")
     assert found.begins.timestamp() < now() < found.ends.timestamp()
+    assert found.context.minimum_version is ssl.TLSVersion.TLSv1_2
 
 
 def test_one_file_may_hold_both(files: Files) -> None:

@@ -12,6 +12,7 @@ from pathlib import Path
 import msgspec
 
 from trusted_pool.client.errors import ClientError
+from trusted_pool.protocol.decoding import DecodingError, decode
 
 _NAME = "credentials.json"
 _VERSION = 1
@@ -67,8 +68,8 @@ def load(env: Mapping[str, str]) -> Credentials:
 
 def _decoded(path: Path, raw: bytes) -> Credentials:
     try:
-        return msgspec.json.decode(raw, type=Credentials)
-    except (msgspec.DecodeError, UnicodeDecodeError):  # whose words could quote the file
+        return decode(raw, Credentials)
+    except DecodingError:  # whose words could quote the file
         raise ClientError(
             f"{path} cannot be read: it is not what tpool login writes",
             code="unsafe_credentials",

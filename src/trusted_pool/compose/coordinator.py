@@ -109,7 +109,8 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     if not loopback_only:
         coordinator.keys.while_there_are_none = OPEN_TO_ALL
     server = Server(
-        create_app(coordinator, metrics, loopback_only=loopback_only),
+        # Over TLS nobody can make another name lead here: it would have to be proven.
+        create_app(coordinator, metrics, loopback_only=loopback_only and front.context is None),
         host=options.host,
         port=options.port,
         ssl_context=front.context,

@@ -58,26 +58,27 @@ def _stat(path: Path) -> tuple[int, ...]:
 def load(certificate: Path, key: Path) -> Certificate:
     """Read a certificate, with its chain after it, and its private key. Raises PemError."""
     chain_pem, key_pem = _read(certificate, "certificate"), _read(key, "key", secret=True)
+    return judged(certificate, chain_pem, key, key_pem)
+
+
+def judged(certificate: Path, chain_pem: bytes, key: Path, key_pem: bytes) -> Certificate:
+    """Make a certificate of what stands in its two files. Raises PemError."""
     try:
         chain = x509.load_pem_x509_certificates(chain_pem)
         leaf = chain[0]
-        certified = leaf.public_key()
-    except (ValueError, UnsupportedAlgorithm):
+        certified, names = _public(leaf.public_key()), _names(leaf)
+        begins, ends = leaf.not_valid_before_utc, leaf.not_valid_after_utc
+    except (ValueError, UnsupportedAlgorithm, x509.InvalidVersion):
         raise PemError(f"the certificate {certificate} holds no PEM certificate") from None
     private = _private_key(key, key_pem)
-    if _public(certified) != _public(private.public_key()):
+    if certified != _public(private.public_key()):
         raise PemError(
             f"the key {key} is not that of the certificate {certificate} (its own must be the first in the file)"
         )
     # Written anew from what was read: either file may hold more, and OpenSSL would take the first that it finds.
     pem = private.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    return Certificate(
-        context=_context(certificate, pem + b"".join(each.public_bytes(Encoding.PEM) for each in chain)),
-        names=_names(leaf),
-        begins=leaf.not_valid_before_utc,
-        ends=leaf.not_valid_after_utc,
-        digest=leaf.public_bytes(Encoding.DER),
-    )
+    context = _context(certificate, pem + b"".join(each.public_bytes(Encoding.PEM) for each in chain))
+    return Certificate(context=context, names=names, begins=begins, ends=ends, digest=leaf.public_bytes(Encoding.DER))
 
 
 def _read(path: Path, what: str, *, secret: bool = False) -> bytes:
@@ -121,8 +122,8 @@ def _public(key: PublicKeyTypes) -> bytes:
 def _names(leaf: x509.Certificate) -> tuple[str, ...]:
     try:
         found = leaf.extensions.get_extension_for_class(x509.SubjectAlternativeName).value
-    except (x509.ExtensionNotFound, ValueError):
-        return ()
+    except (x509.ExtensionNotFound, x509.DuplicateExtension, x509.UnsupportedGeneralNameType, ValueError):
+        return ()  # clients judge names, and OpenSSL for them; here they are only shown
     addresses = [str(address) for address in found.get_values_for_type(x509.IPAddress)]
     return (*found.get_values_for_type(x509.DNSName), *addresses)
 

@@ -13,11 +13,13 @@ import pytest
 
 from trusted_pool.core.access import ApiKey, Role, Scope
 from trusted_pool.core.job import Attempt, InputFile, Job, OutputFile
+from trusted_pool.core.limits import OwnerUsage, RunningCaps
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import AttemptState, JobState, Reason
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import (
     Blob,
+    Caps,
     Committed,
     Event,
     Idempotency,
@@ -607,6 +609,132 @@ async def test_queue_position_follows_the_turns(store: Store) -> None:
     assert positions.pop(0) is None
     assert sorted(positions, key=lambda n: positions[n] or 0) == await reserved(store, 99)
     assert sorted(p for p in positions.values() if p is not None) == list(range(22))
+
+
+# What an owner has
+
+
+@in_loop
+async def test_usage_follows_a_job_through_its_states(opener: Opener) -> None:
+    store = opener.open()
+    assert await store.usage("ada") == OwnerUsage(owner="ada")
+    assert await store.usages() == []
+    job = make(1, owner="ada", manifest='{"name":"é"}')
+    await put(store, job, make(2, owner="bob"))
+    size = len(job.manifest.encode())
+    assert await store.usage("ada") == OwnerUsage(owner="ada", queued=1, bytes=size)
+    assert (await change(store, job, started := placed(job))).ok
+    assert await store.usage("ada") == OwnerUsage(owner="ada", running=1, bytes=size)
+    again = placed(job, state=JobState.RUNNING)
+    assert (await change(store, started, again, 2)).ok
+    assert await store.usage("ada") == OwnerUsage(owner="ada", running=1, bytes=size)
+    log = Blob(sha256="b" * 64, size=7, data=b"printed")
+    done, result = placed(job, state=JobState.COMPLETED), Result(job_id=job.job_id, attempt=1, log_sha256="b" * 64)
+    unit = Unit(job=done, before=again, expects=3, result=result, blobs=(log,))
+    assert (await store.commit([unit]))[0].ok
+    size += 7 + len(msgspec.json.encode(result))
+    assert await store.usages() == [
+        OwnerUsage(owner="ada", bytes=size),
+        OwnerUsage(owner="bob", queued=1, bytes=len(make(2).manifest)),
+    ]
+    await store.close()
+    store = opener.open()
+    assert (await store.usage("ada")).bytes == size
+    await store.close()
+
+
+@in_loop
+async def test_a_blob_counts_once_for_each_owner_that_has_it(store: Store) -> None:
+    small, large = Blob(sha256="a" * 64, size=4, data=b"data"), Blob(sha256="b" * 64, size=10**12)
+    record = len(make(1).manifest)
+
+    async def bytes_of(owner: str) -> int:
+        return (await store.usage(owner)).bytes
+
+    jobs = [make(n, owner="ada") for n in range(3)]
+    both = [Unit(job=jobs[0], blobs=(small, small, large)), Unit(job=jobs[1], blobs=(small,))]
+    assert all(answer.ok for answer in await store.commit(both))  # in one transaction
+    assert (await store.commit([Unit(job=jobs[2], blobs=(large,))]))[0].ok  # and in another
+    assert await bytes_of("ada") == 3 * record + 4 + 10**12
+    assert await bytes_of("bob") == 0
+    assert (await store.commit([Unit(job=make(9, owner="bob"), blobs=(large,))]))[0].ok
+    assert await bytes_of("bob") == record + 10**12
+    assert await bytes_of("ada") == 3 * record + 4 + 10**12
+    assert not (await store.commit([Unit(job=jobs[2], blobs=(Blob(sha256="c" * 64, size=9),))]))[0].ok
+    assert await bytes_of("ada") == 3 * record + 4 + 10**12  # a conflict keeps nothing
+
+
+@in_loop
+async def test_a_unit_beyond_a_cap_conflicts_and_keeps_nothing(store: Store) -> None:
+    blob = Blob(sha256="a" * 64, size=100, data=b"x" * 100)
+    record = len(make(1).manifest)
+
+    async def commit(number: int, caps: Caps, owner: str = "ada") -> str:
+        unit = Unit(job=make(number, owner=owner), blobs=(blob,), caps=caps)
+        return (await store.commit([unit]))[0].conflict
+
+    assert await commit(1, Caps(queued=0)) == "queued"
+    assert await commit(1, Caps(bytes=99 + record)) == "bytes"
+    assert await store.job(make(1).job_id) is None
+    assert await store.blob("a" * 64) is None
+    assert await store.usages() == []
+    assert await commit(1, Caps(queued=1, running=0, bytes=100 + record)) == ""
+    assert await commit(2, Caps(queued=1)) == "queued"
+    assert await commit(2, Caps(queued=1), owner="bob") == ""  # another's own
+    assert await commit(3, Caps(bytes=100 + 2 * record)) == ""  # the blob is the owner's already
+    third = Unit(job=make(5, owner="ada"), caps=Caps(queued=3))
+    fourth = Unit(job=make(6, owner="ada"), caps=Caps(queued=3))
+    assert [answer.conflict for answer in await store.commit([third, fourth])] == ["", "queued"]
+
+
+@in_loop
+async def test_a_unit_that_adds_nothing_is_kept_even_beyond_the_cap(store: Store) -> None:
+    (job, other) = await put(store, make(1), make(2))
+    none = Caps(queued=0, running=0, bytes=0)
+
+    async def commit(after: Job, before: Job, version: int) -> str:
+        unit = Unit(job=after, before=before, expects=version, caps=none)
+        return (await store.commit([unit]))[0].conflict
+
+    assert await commit(msgspec.structs.replace(job, priority=5), job, 1) == ""
+    assert await commit(placed(other), other, 1) == "running"
+    assert (await change(store, other, placed(other))).ok
+    assert await commit(placed(other, state=JobState.RUNNING), placed(other), 2) == ""
+    assert await commit(other, placed(other, state=JobState.RUNNING), 3) == "queued"
+    assert await commit(placed(other, state=JobState.FAILED), placed(other, state=JobState.RUNNING), 3) == ""
+
+
+@in_loop
+async def test_who_has_as_many_running_as_it_may_is_passed_over(store: Store) -> None:
+    running = await put(store, *(make(n, owner="ada") for n in range(2)))
+    for job in running:
+        assert (await change(store, job, placed(job))).ok
+    await put(store, *(make(n, owner="ada") for n in range(10, 15)), *(make(n, owner="bob") for n in range(20, 23)))
+
+    async def reserve(n: int, caps: RunningCaps) -> list[int]:
+        return ids(await store.reserve([running[0].shape], n, "me", NOW + 99, NOW + 99, caps))
+
+    assert await reserve(9, RunningCaps(usual=2)) == [20, 21]
+    assert await reserve(9, RunningCaps(usual=2, of={"bob": None})) == [20, 21, 22]
+    assert await reserve(9, RunningCaps(usual=None, of={"ada": 3})) == [10, 20, 21, 22]
+    assert await reserve(9, RunningCaps(of={"ada": 1, "bob": 0})) == []
+    assert await reserve(9, RunningCaps()) == [10, 20, 11, 21, 12, 22, 13, 14]
+
+
+@in_loop
+async def test_who_is_passed_over_saves_nothing_up(store: Store) -> None:
+    (first, *_) = await put(store, *(make(n, owner="ada") for n in range(5)))
+    assert (await change(store, first, placed(first))).ok
+    bob = await put(store, *(make(n, owner="bob") for n in range(10, 20)))
+    for job in bob[:6]:
+        unit = Unit(job=placed(job), before=job, expects=1, charge=1.0)
+        assert (await store.commit([unit]))[0].ok
+    times = {share.owner: share.virtual_time for share in await store.shares()}
+    assert times == {"ada": 0.0, "bob": 6.0}
+    capped = RunningCaps(of={"ada": 1})
+    assert ids(await store.reserve([first.shape], 1, "me", NOW + 99, NOW + 99, capped)) == [16]
+    assert {share.owner: share.virtual_time for share in await store.shares()} == {"ada": 6.0, "bob": 6.0}
+    assert await reserved(store, 4, NOW + 99) == [1, 16, 2, 17]  # no run of its own
 
 
 @in_loop

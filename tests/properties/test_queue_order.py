@@ -6,6 +6,7 @@ What is promised:
   more than their virtual times differed at the beginning of that while (each placement charges 1).
 - Within an owner, the job with the least `submitted_at - 60 * priority` goes first, whatever others do.
 - Who had nothing queued saved nothing up: it comes back no earlier than those who are there.
+- Who has as many jobs running as it may is passed over, holds up nobody, and saves nothing up by it.
 """
 
 import asyncio
@@ -31,6 +32,7 @@ from trusted_pool.core.advance import advance
 from trusted_pool.core.fair import CHARGE
 from trusted_pool.core.happenings import CancelRequested, Interrupted, Placed, Reprioritised
 from trusted_pool.core.job import Job
+from trusted_pool.core.limits import RunningCaps
 from trusted_pool.core.request import Request, shape_of
 from trusted_pool.core.words import JobState
 from trusted_pool.ports.store import Store, Unit, Versioned
@@ -43,6 +45,7 @@ SHAPES = [shape_of(request) for request in REQUESTS]
 HOLDER = "me"
 RESERVED_S = 30.0
 owners = st.sampled_from(OWNERS)
+caps = st.none() | st.integers(0, 6)
 
 
 class Order(RuleBasedStateMachine):
@@ -117,10 +120,16 @@ class Order(RuleBasedStateMachine):
     def time_passes(self, span: float) -> None:
         self.now += span
 
-    def turns(self, shapes: set[str], n: int) -> list[str]:
+    def room(self, owner: str, caps: RunningCaps | None) -> int:
+        """Return how many jobs of an owner may be placed."""
+        cap = caps.cap(owner) if caps else None
+        return 10**9 if cap is None else max(0, cap - sum(r.job.owner == owner for r in self.running.values()))
+
+    def turns(self, shapes: set[str], n: int, caps: RunningCaps | None = None) -> list[str]:
         """Return the ids that must come, in order."""
         ready = [row.job for row in self.queued.values() if row.job.not_before <= self.now and row.job.shape in shapes]
         mine = {o: sorted((j.submitted_at - j.priority * 60, j.job_id) for j in ready if j.owner == o) for o in OWNERS}
+        mine = {owner: jobs[: self.room(owner, caps)] for owner, jobs in mine.items()}
         virtual, out = dict(self.model), []
         while len(out) < n and any(mine.values()):
             owner = min((o for o in OWNERS if mine[o]), key=lambda o: (virtual[o], o))
@@ -128,13 +137,23 @@ class Order(RuleBasedStateMachine):
             virtual[owner] += 1
         return out
 
-    @rule(n=st.integers(1, 12), shapes=st.just({0, 1, 2}) | st.sets(st.integers(0, 2), min_size=1))
-    def place(self, n: int, shapes: set[int]) -> None:
+    @rule(
+        n=st.integers(1, 12),
+        shapes=st.just({0, 1, 2}) | st.sets(st.integers(0, 2), min_size=1),
+        caps=st.none() | st.builds(RunningCaps, usual=caps, of=st.dictionaries(owners, caps, max_size=2)),
+    )
+    def place(self, n: int, shapes: set[int], caps: RunningCaps | None) -> None:
         """Place the next n that somebody could take, as the dispatcher does."""
         wanted = {SHAPES[number] for number in shapes}
-        expected = self.turns(wanted, n)
-        rows = self.runner.run(self.store.reserve(sorted(wanted), n, HOLDER, self.now, self.now + RESERVED_S))
+        expected = self.turns(wanted, n, caps)
+        until = self.now + RESERVED_S
+        rows = self.runner.run(self.store.reserve(sorted(wanted), n, HOLDER, self.now, until, caps))
         assert [row.job.job_id for row in rows] == expected
+        passed_over = {owner for owner in self.waiting() if not self.room(owner, caps)}
+        if rows:
+            least = self.model.get(rows[0].job.owner, 0.0)
+            self.model |= {owner: max(least, self.model.get(owner, 0.0)) for owner in passed_over}
+        capped = any(self.room(owner, caps) < n for owner in self.waiting())
         everything_fits = {row.job.shape for row in self.queued.values()} <= wanted
         for row in rows:
             assert row == self.queued[row.job.job_id]
@@ -143,7 +162,7 @@ class Order(RuleBasedStateMachine):
                 if row.job.owner in pair:
                     placed[row.job.owner] += 1
             self.put(row, advance(row.job, event, self.now), CHARGE)
-        if not everything_fits or any(row.job.not_before > self.now for row in self.queued.values()):
+        if capped or not everything_fits or any(row.job.not_before > self.now for row in self.queued.values()):
             self.counted = {}  # an owner whose jobs nobody can take now is passed over: the bound is for those who can
 
     @precondition(lambda self: self.queued)

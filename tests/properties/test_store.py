@@ -13,11 +13,13 @@ from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
 from trusted_pool.core.job import Attempt, Job
+from trusted_pool.core.limits import RunningCaps
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import AttemptState, JobState
 from trusted_pool.core.worker import Worker
-from trusted_pool.ports.store import Blob, Event, Idempotency, JobQuery, Result, Store, Unit
+from trusted_pool.ports.store import Blob, Caps, Event, Idempotency, JobQuery, Result, Store, Unit
 from trusted_pool.store.memory import MemoryStore
+from trusted_pool.store.rows import OPEN
 from trusted_pool.store.sqlite import SqliteStore
 
 REQUESTS = [Request(interpreter="python3", memory_mb=m) for m in range(20)]
@@ -30,6 +32,9 @@ states = st.sampled_from(JobState)
 #: Moments lie on a small grid, so that they meet.
 LABELS = st.dictionaries(st.sampled_from(["a", 'b"', "c.d"]), st.sampled_from(["x", "1"]), max_size=2)
 spans = st.sampled_from([0.0, 1.0, 2.0, 5.0])
+caps = st.none() | st.integers(0, 3)
+CAPS = st.builds(Caps, queued=caps, running=caps, bytes=st.none() | st.integers(0, 200))
+RUNNING_CAPS = st.builds(RunningCaps, usual=caps, of=st.dictionaries(few.map("o{}".format), caps, max_size=2))
 
 
 class Alike(RuleBasedStateMachine):
@@ -76,7 +81,7 @@ class Alike(RuleBasedStateMachine):
             labels=draw(LABELS),
             submitted_at=before.submitted_at if before else self.now,
             state=state,
-            manifest="{}",
+            manifest=["{}", '{"name":"\u00e9"}'][number % 2],
             request=REQUESTS[draw(st.integers(0, 19))],
             priority=draw(st.integers(-1, 1)),
             not_before=draw(st.just(0.0) | spans.map(lambda s: self.now + s)),
@@ -98,6 +103,7 @@ class Alike(RuleBasedStateMachine):
             idempotency=key if expects is None and draw(st.booleans()) else None,
             result=Result(job_id=job_id, attempt=1) if draw(st.integers(0, 5)) == 0 else None,
             charge=draw(st.sampled_from([0.0, 0.0, 1.0, 2.5])),
+            caps=draw(st.none() | CAPS),
             settings=draw(st.dictionaries(few.map(str), st.none() | few.map(str), max_size=2)),
             workers=(Worker(worker_id=f"w{draw(few)}", endpoint=job_id),) if draw(few) == 0 else (),
         )
@@ -110,9 +116,14 @@ class Alike(RuleBasedStateMachine):
         n=st.integers(0, 12),
         holder=st.sampled_from(["a", "b"]),
         span=spans,
+        caps=st.none() | RUNNING_CAPS,
     )
-    def reserve(self, shapes: list[str], n: int, holder: str, span: float) -> None:
-        self.both("reserve", shapes, n, holder, self.now, self.now + span)
+    def reserve(self, shapes: list[str], n: int, holder: str, span: float, caps: RunningCaps | None) -> None:
+        rows = self.both("reserve", shapes, n, holder, self.now, self.now + span, caps)
+        if caps is not None:
+            running = Counter(job.owner for job, _ in self.known.values() if job.state in OPEN)
+            picked = Counter(row.job.owner for row in rows)
+            assert all(running[o] + n <= caps.cap(o) for o, n in picked.items() if caps.cap(o) is not None)
 
     @rule(span=spans)
     def time_passes(self, span: float) -> None:
@@ -175,6 +186,11 @@ class Alike(RuleBasedStateMachine):
         assert {s: n for s, n in counters.jobs.items() if n} == Counter(job.state.value for job in jobs)
         shares = self.both("shares")
         assert {s.owner: s.queued for s in shares} == Counter(j.owner for j in jobs if j.state is JobState.QUEUED)
+        usages = {u.owner: u for u in self.both("usages")}  # the memory store counts anew each time
+        assert {o: u.queued for o, u in usages.items() if u.queued} == {s.owner: s.queued for s in shares}
+        assert {o: u.running for o, u in usages.items() if u.running} == Counter(
+            j.owner for j in jobs if j.state in OPEN
+        )
         shapes = self.both("shapes")
         assert {s.shape: s.queued for s in shapes} == Counter(j.shape for j in jobs if j.state is JobState.QUEUED)
 

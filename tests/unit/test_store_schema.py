@@ -11,9 +11,10 @@ import pytest
 from sqlalchemy.dialects import postgresql, sqlite
 
 from trusted_pool.core.job import Job
+from trusted_pool.core.limits import OwnerUsage
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
-from trusted_pool.ports.store import StoreError
+from trusted_pool.ports.store import Blob, Committed, Result, StoreError, Unit
 from trusted_pool.store import migrate, schema
 from trusted_pool.store.opening import HEAD, bring_to_head, connect
 from trusted_pool.store.rows import JOB_COLUMNS, job_row, text
@@ -106,6 +107,49 @@ def test_what_waits_in_an_older_database_is_still_in_the_queue(tmp_path: Path) -
         await store.close()
 
     asyncio.run(look())
+
+
+def test_what_owners_have_in_an_older_database_is_counted(tmp_path: Path) -> None:
+    """One of revision 0003, from before limits, says the same of each owner as one that kept count all the time."""
+    path = tmp_path / "store.db"
+    large, small = Blob(sha256="a" * 64, size=10**12), Blob(sha256="b" * 64, size=4, data=b"data")
+
+    def unit(number: int, owner: str, state: JobState, *blobs: Blob) -> Unit:
+        job = Job(
+            job_id=f"pool-{number}",
+            owner=owner,
+            state=state,
+            manifest='{"name":"\u00e9"}',
+            request=Request(interpreter="x"),
+            submitted_at=float(number),
+        )
+        result = Result(job_id=job.job_id, attempt=1) if state is JobState.COMPLETED else None
+        return Unit(job=job, blobs=blobs, result=result)
+
+    units = [
+        unit(1, "ada", JobState.QUEUED, large, small),
+        unit(2, "ada", JobState.DISPATCHED, large),
+        unit(3, "ada", JobState.RUNNING),
+        unit(4, "ada", JobState.COMPLETED, small),
+        unit(5, "bob", JobState.CANCELLED, large),
+    ]
+
+    async def kept(*units: Unit) -> list[OwnerUsage]:
+        store = SqliteStore.open(path)
+        assert await store.commit(units) == [Committed(ok=True, version=1)] * len(units)
+        usages = await store.usages()
+        await store.close()
+        return usages
+
+    before = asyncio.run(kept(*units))
+    ada, bob = before
+    assert (ada.queued, ada.running, ada.bytes > 10**12 + 4) == (1, 2, True)
+    assert bob == OwnerUsage(owner="bob", bytes=10**12 + len(units[4].job.manifest.encode()))  # type: ignore[union-attr]
+    connection = connect(path)
+    migrate.downgrade(connection, "0003")
+    connection.execute("DELETE FROM shares WHERE owner = 'bob'")  # who never had a job that waited had no row
+    connection.close()
+    assert asyncio.run(kept()) == before
 
 
 def test_a_newer_database_is_refused_and_left_as_it_is(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ import msgspec
 
 from trusted_pool.core.access import ApiKey
 from trusted_pool.core.job import Job, OutputFile
+from trusted_pool.core.limits import OwnerUsage, RunningCaps
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
@@ -82,6 +83,14 @@ class Idempotency(msgspec.Struct, frozen=True, kw_only=True):
     until: float
 
 
+class Caps(msgspec.Struct, frozen=True, kw_only=True):
+    """What the owner of a unit's job may have once the unit is kept. None: any amount."""
+
+    queued: int | None = None
+    running: int | None = None
+    bytes: int | None = None
+
+
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
     """Rows that are committed together or not at all. Empty parts are left out.
 
@@ -97,6 +106,7 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
     idempotency: Idempotency | None = None
     workers: tuple[Worker, ...] = ()  #: rows to put; the coordinator that leases a worker is its only writer
     charge: float = 0.0  #: added to the virtual time of the job's owner
+    caps: Caps | None = None
     settings: dict[str, str | None] = {}  #: to keep; None forgets one
     api_keys: tuple[ApiKey, ...] = ()  #: rows to put
     key_uses: dict[str, float] = {}  #: when a key was last shown, by its id
@@ -108,7 +118,8 @@ class Committed(msgspec.Struct, frozen=True, kw_only=True):
 
     ok: bool
     version: int = 0  #: of the job's row, when ok
-    conflict: str = ""  #: what was stale: "job", "idempotency", "blob" or "audit"
+    #: what was stale: "job", "idempotency", "blob" or "audit"; or the cap that it met: "queued", "running" or "bytes"
+    conflict: str = ""
 
 
 class ShapeCount(msgspec.Struct, frozen=True, kw_only=True):
@@ -171,6 +182,12 @@ class Store(Protocol):
     - `charge` adds to the virtual time of the job's owner. An owner whose first job is queued begins at the least
       virtual time of the owners that have queued jobs, or with nobody there at the highest that any owner ever had, if
       its own is less: who was away has saved nothing, and who was alone owes nothing.
+    - Each owner's usage is kept in the transactions that change it. `bytes`: the size of every blob that one of its jobs
+      refers to, once however often, and the bytes of its jobs' manifests and of its results as they are kept.
+    - A unit with `caps` that adds to what is capped, so that the owner has more than the cap after it, conflicts;
+      nothing of it is kept. One that adds nothing there never does, even beyond the cap.
+    - `reserve` with `caps` picks no more of an owner's jobs than it may have running besides those it has. Who is passed
+      over for that saves nothing up: its virtual time is moved up to the least of those that are picked.
     - A unit may hold events only, or settings, workers, keys or entries of the audit trail only.
     - Reads see every commit that was answered before they began.
     - Loading what is not there gives None or an empty sequence, never an error.
@@ -186,7 +203,15 @@ class Store(Protocol):
     async def open_jobs(self, worker_id: str | None = None) -> list[Versioned]:
         """Load all jobs that are dispatched or running, of one worker or of all."""
 
-    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:
+    async def reserve(
+        self,
+        shapes: Sequence[str],
+        n: int,
+        holder: str,
+        now: float,
+        until: float,
+        caps: RunningCaps | None = None,
+    ) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
 
     async def shapes(self) -> list[ShapeCount]:
@@ -227,6 +252,12 @@ class Store(Protocol):
 
     async def shares(self) -> list[Share]:
         """Return the share of every owner that has queued jobs, least virtual time first."""
+
+    async def usage(self, owner: str) -> OwnerUsage:
+        """Return what an owner has now; nothing, of one that is not known."""
+
+    async def usages(self) -> list[OwnerUsage]:
+        """Return what every owner has that ever had a job, by name."""
 
     async def settings(self) -> dict[str, str]:
         """Return all kept settings."""

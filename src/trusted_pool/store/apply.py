@@ -3,20 +3,50 @@
 import sqlite3
 from collections import Counter
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import msgspec
 
 from trusted_pool.core.fair import come_back
+from trusted_pool.core.job import Job
 from trusted_pool.core.words import JobState
-from trusted_pool.ports.store import Committed, Idempotency, Unit
+from trusted_pool.ports.store import Caps, Committed, Idempotency, Unit
 from trusted_pool.store import statements as sql
-from trusted_pool.store.rows import TOTAL, check, job_row, moment_of, role_of, text
+from trusted_pool.store.rows import OPEN, TOTAL, check, job_row, moment_of, record_bytes, role_of, text
 
 QUEUED = JobState.QUEUED.value
+RUNNING = tuple(state.value for state in OPEN)
 #: A blob's last use is kept to the hour: one that everybody uses is not rewritten with every submit.
 USE_GRAIN_S = 3600.0
 LIVE = ("live", 0.0)
+
+
+class Share(NamedTuple):
+    """An owner's row: its turn and its usage."""
+
+    virtual_time: float = 0.0
+    queued: int = 0
+    running: int = 0
+    bytes: int = 0
+
+
+class More(NamedTuple):
+    """What a unit adds to its owner's usage."""
+
+    queued: int
+    running: int
+    bytes: int
+    blobs: list[tuple[str, str]]  #: (digest, owner) of those that the owner did not have
+
+    def beyond(self, caps: Caps, share: Share) -> str:
+        """Return the name of a cap that it would break, if any."""
+        if caps.queued is not None and self.queued > 0 and share.queued + self.queued > caps.queued:
+            return "queued"
+        if caps.running is not None and self.running > 0 and share.running + self.running > caps.running:
+            return "running"
+        if caps.bytes is not None and self.bytes > 0 and share.bytes + self.bytes > caps.bytes:
+            return "bytes"
+        return ""
 
 
 class Draft(msgspec.Struct, frozen=True):
@@ -29,6 +59,7 @@ class Draft(msgspec.Struct, frozen=True):
     request: str = ""
     events: tuple[tuple[object, ...], ...] = ()
     result: str = ""
+    record_bytes: int = 0
     workers: tuple[tuple[object, ...], ...] = ()
     api_keys: tuple[tuple[object, ...], ...] = ()
     audit: tuple[tuple[str, int, str], ...] = ()
@@ -38,6 +69,7 @@ def draft(unit: Unit) -> Draft:
     """Make a unit's rows. Raises ValueError for what cannot be kept."""
     check(unit)
     job, result = unit.job, unit.result
+    kept = text(result) if result else ""
     return Draft(
         unit=unit,
         moment=moment_of(unit),
@@ -45,7 +77,8 @@ def draft(unit: Unit) -> Draft:
         job=text(job) if job else "",
         request=text(job.request) if job and job.state is JobState.QUEUED else "",
         events=tuple((e.job_id, e.at, e.kind, e.attempt, text(e.data)) for e in unit.events),
-        result=text(result) if result else "",
+        result=kept,
+        record_bytes=record_bytes(unit, kept),
         workers=tuple((w.worker_id, text(w)) for w in unit.workers),
         api_keys=tuple((k.key_id, k.created_at, text(k)) for k in unit.api_keys),
         audit=tuple((e.chain, e.seq, text(e)) for e in unit.audit),
@@ -60,13 +93,15 @@ class Batch:
         self._connection = connection
         units = [d.unit for d in drafts]
         owners = sorted({u.job.owner for u in units if u.job})
-        heads, results, blobs, keys, shares, least = self._look(
+        pairs = [(b.sha256, u.job.owner) for u in units if u.job for b in u.blobs]
+        heads, results, blobs, keys, shares, least, held = self._look(
             [u.job.job_id for u in units if u.job],
             [u.result.job_id for u in units if u.result],
             [b.sha256 for u in units for b in u.blobs],
             [(u.idempotency.owner, u.idempotency.key) for u in units if u.idempotency],
             owners,
             owners,
+            pairs,
         )
         #: (version, state, shape) of each job, as it is after the units judged so far
         self._heads: dict[str, tuple[int, str, str]] = {row[0]: (row[1], row[2], row[3]) for row in heads}
@@ -74,8 +109,10 @@ class Batch:
         #: state and time of last use
         self._known: dict[str, tuple[str, float]] = {row[0]: (row[1], row[2]) for row in blobs}
         self._keys: dict[tuple[str, str], float] = {(row[0], row[1]): row[2] for row in keys}
-        #: (virtual time, queued) of each owner in this batch
-        self._shares: dict[str, tuple[float, int]] = {row[0]: (row[1], row[2]) for row in shares}
+        #: of each owner in this batch
+        self._shares: dict[str, Share] = {row[0]: Share(*row[1:]) for row in shares}
+        #: (digest, owner) of the blobs that an owner has
+        self._held: set[tuple[str, str]] = {pairs[place] for place in held}
         #: The least virtual time of the owners with queued jobs that are not in this batch.
         self._others: list[float] = least
         self._jobs: dict[str, tuple[object, ...]] = {}
@@ -83,7 +120,7 @@ class Batch:
         self._results: list[tuple[object, ...]] = []
         self._blobs: dict[str, tuple[object, ...]] = {}
         self._used: list[str] = []
-        self._refs: set[tuple[str, str, str]] = set()
+        self._refs: set[tuple[str, str, str, str]] = set()
         self._idempotency: dict[tuple[str, str], Idempotency] = {}
         self._workers: dict[object, tuple[object, ...]] = {}
         self._counters: Counter[str] = Counter()
@@ -115,10 +152,25 @@ class Batch:
             return Committed(ok=False, conflict="blob")  # it is being deleted: stage it again
         if drafted.audit and self._audit_taken(drafted.audit):
             return Committed(ok=False, conflict="audit")
-        self._take(drafted)
         if job is None:
+            self._take(drafted)
             return Committed(ok=True)
-        return Committed(ok=True, version=self._take_job(drafted, head))
+        more = self._more(drafted, job, head[1] if head else "")
+        if unit.caps and (beyond := more.beyond(unit.caps, self._shares.get(job.owner, Share()))):
+            return Committed(ok=False, conflict=beyond)
+        self._take(drafted)
+        return Committed(ok=True, version=self._take_job(drafted, head, more))
+
+    def _more(self, drafted: Draft, job: Job, before: str) -> More:
+        """Say what a unit adds to its owner's usage. `before`: the job's state until now; none when it is new."""
+        added, blobs = drafted.record_bytes, []
+        for blob in drafted.unit.blobs:
+            pair = blob.sha256, job.owner
+            if pair not in self._held and pair not in blobs:
+                blobs.append(pair)
+                added += blob.size
+        queued = (job.state is JobState.QUEUED) - (before == QUEUED)
+        return More(queued, (job.state in OPEN) - (before in RUNNING), added, blobs)
 
     def _audit_taken(self, rows: Sequence[tuple[str, int, str]]) -> bool:
         """Whether a place in a chain is taken. These units are rare enough to be looked for one by one."""
@@ -152,40 +204,42 @@ class Batch:
             elif used_at < drafted.moment - USE_GRAIN_S:
                 self._used.append(blob.sha256)
             if unit.job:
-                self._refs.add((blob.sha256, unit.job.job_id, role_of(unit, blob.sha256)))
+                self._refs.add((blob.sha256, unit.job.owner, unit.job.job_id, role_of(unit, blob.sha256)))
 
-    def _take_job(self, drafted: Draft, head: tuple[int, str, str] | None) -> int:
+    def _take_job(self, drafted: Draft, head: tuple[int, str, str] | None, more: More) -> int:
         job = drafted.unit.job
         assert job is not None  # noqa: S101  # the caller looked
         version = head[0] + 1 if head else 1
-        was_queued, is_queued = head is not None and head[1] == QUEUED, job.state is JobState.QUEUED
         if head:
             self._counters[head[1]] -= 1
-            self._shapes[job.owner, head[2]] -= was_queued
+            self._shapes[job.owner, head[2]] -= head[1] == QUEUED
         else:
             self._counters[TOTAL] += 1
         self._counters[job.state.value] += 1
-        if is_queued:
+        if job.state is JobState.QUEUED:
             self._shapes[job.owner, drafted.shape] += 1
             self._requests[drafted.shape] = drafted.request
-        if was_queued != is_queued or drafted.unit.charge:
-            self._account(job.owner, is_queued - was_queued, drafted.unit.charge)
+        if any(more) or drafted.unit.charge:
+            self._account(job.owner, more, drafted.unit.charge)
         self._heads[job.job_id] = (version, job.state.value, drafted.shape)
         self._jobs[job.job_id] = job_row(job, version, drafted.shape, drafted.job)
         return version
 
-    def _account(self, owner: str, more: int, charge: float) -> None:
-        """Count an owner's queued jobs and its virtual time."""
-        virtual_time, queued = self._shares.get(owner, (0.0, 0))
-        if more > 0 and not queued:
-            here = [time for time, count in self._shares.values() if count]
+    def _account(self, owner: str, more: More, charge: float) -> None:
+        """Count an owner's usage and its virtual time."""
+        virtual_time, queued, running, kept = self._shares.get(owner, Share())
+        if more.queued > 0 and not queued:
+            here = [share.virtual_time for share in self._shares.values() if share.queued]
             virtual_time = come_back(virtual_time, self._others + here, self._highest)
-        self._shares[owner] = (virtual_time + charge, queued + more)
+        self._shares[owner] = Share(
+            virtual_time + charge, queued + more.queued, running + more.running, kept + more.bytes
+        )
+        self._held.update(more.blobs)
         self._accounted.add(owner)
 
     def _highest(self) -> float:
         kept: float = self._connection.execute(sql.HIGHEST_SHARE).fetchone()[0]
-        return max([kept, *(time for time, _ in self._shares.values())])
+        return max([kept, *(share.virtual_time for share in self._shares.values())])
 
     def write(self) -> None:
         """Write all that was taken in."""

@@ -1,6 +1,6 @@
 CREATE TABLE api_keys ( key_id TEXT NOT NULL, created_at DOUBLE NOT NULL, last_used_at DOUBLE, data TEXT NOT NULL, PRIMARY KEY (key_id) );
 CREATE TABLE audit ( chain TEXT NOT NULL, seq BIGINT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (chain, seq) ) WITHOUT ROWID;
-CREATE TABLE blob_refs ( sha256 TEXT NOT NULL, job_id TEXT NOT NULL, role TEXT NOT NULL, PRIMARY KEY (sha256, job_id, role) ) WITHOUT ROWID;
+CREATE TABLE blob_refs ( sha256 TEXT NOT NULL, owner TEXT NOT NULL, job_id TEXT NOT NULL, role TEXT NOT NULL, PRIMARY KEY (sha256, owner, job_id, role) ) WITHOUT ROWID;
 CREATE INDEX blob_refs_of_job ON blob_refs (job_id);
 CREATE TABLE blobs ( sha256 TEXT NOT NULL, size BIGINT NOT NULL, generation INTEGER NOT NULL, state TEXT NOT NULL, last_used_at DOUBLE NOT NULL, data BLOB, PRIMARY KEY (sha256) );
 CREATE TABLE counters ( name TEXT NOT NULL, value BIGINT NOT NULL, PRIMARY KEY (name) ) WITHOUT ROWID;
@@ -23,8 +23,8 @@ CREATE TABLE meta ( name TEXT NOT NULL, value TEXT NOT NULL, PRIMARY KEY (name) 
 CREATE TABLE results ( job_id TEXT NOT NULL, attempt INTEGER NOT NULL, data TEXT NOT NULL, PRIMARY KEY (job_id) );
 CREATE TABLE shapes ( owner TEXT NOT NULL, shape TEXT NOT NULL, request TEXT NOT NULL, queued BIGINT NOT NULL, PRIMARY KEY (owner, shape) );
 CREATE INDEX shapes_by_shape ON shapes (shape, queued);
-CREATE TABLE shares ( owner TEXT NOT NULL, virtual_time DOUBLE NOT NULL, queued BIGINT NOT NULL, PRIMARY KEY (owner) );
+CREATE TABLE shares ( owner TEXT NOT NULL, virtual_time DOUBLE NOT NULL, queued BIGINT NOT NULL, running BIGINT NOT NULL, bytes BIGINT NOT NULL, PRIMARY KEY (owner) );
 CREATE INDEX shares_in_order ON shares (virtual_time, owner) WHERE queued > 0;
 CREATE TABLE workers ( worker_id TEXT NOT NULL, data TEXT NOT NULL, PRIMARY KEY (worker_id) );
 CREATE TABLE alembic_version (version_num VARCHAR(32) NOT NULL, CONSTRAINT alembic_version_pkc PRIMARY KEY (version_num));
-INSERT INTO alembic_version (version_num) VALUES ('0003');
+INSERT INTO alembic_version (version_num) VALUES ('0004');

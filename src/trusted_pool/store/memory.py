@@ -9,6 +9,7 @@ import msgspec
 from trusted_pool.core.access import ApiKey
 from trusted_pool.core.fair import come_back
 from trusted_pool.core.job import Job
+from trusted_pool.core.limits import OwnerUsage, RunningCaps
 from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import (
@@ -29,7 +30,7 @@ from trusted_pool.ports.store import (
     Versioned,
 )
 from trusted_pool.protocol.audit import AuditEntry
-from trusted_pool.store.rows import OPEN, check, cursor, limit_of, moment_of, place_of, text, worker_id_of
+from trusted_pool.store.rows import OPEN, check, cursor, limit_of, moment_of, place_of, record_bytes, text, worker_id_of
 
 
 class Tables(msgspec.Struct, kw_only=True):
@@ -39,6 +40,7 @@ class Tables(msgspec.Struct, kw_only=True):
     events: list[Event] = []
     results: dict[str, Result] = {}
     blobs: dict[str, Blob] = {}
+    refs: dict[tuple[str, str], int] = {}  #: size of the blobs that an owner's jobs refer to, by owner and digest
     keys: dict[tuple[str, str], Idempotency] = {}
     workers: dict[str, Worker] = {}
     virtual: dict[str, float] = {}  #: virtual time by owner
@@ -135,6 +137,8 @@ class MemoryStore:
         places = [(entry.chain, entry.seq) for entry in unit.audit]
         if len(set(places)) < len(places) or any(place in tables.audit for place in places):
             return Committed(ok=False, conflict="audit")
+        if job and unit.caps and (beyond := self._beyond(unit, job, row.job if row else None)):
+            return Committed(ok=False, conflict=beyond)
         version = 0
         if job:
             self._account(job, unit.charge)
@@ -147,12 +151,45 @@ class MemoryStore:
             tables.results[unit.result.job_id] = unit.result
         for blob in unit.blobs:
             tables.blobs.setdefault(blob.sha256, blob)
+            if job:
+                tables.refs.setdefault((job.owner, blob.sha256), blob.size)
         if key:
             tables.keys[key.owner, key.key] = key
         for worker in unit.workers:
             tables.workers[worker.worker_id] = worker
         self._put_rare(unit)
         return Committed(ok=True, version=version)
+
+    def _beyond(self, unit: Unit, job: Job, before: Job | None) -> str:
+        """Return the name of a cap of the unit that it would break, if any."""
+        caps, usage = unit.caps, self._usage(job.owner)
+        assert caps is not None  # noqa: S101  # the caller looked
+        new = {blob.sha256: blob.size for blob in unit.blobs if (job.owner, blob.sha256) not in self._tables.refs}
+        added = sum(new.values()) + record_bytes(unit, text(unit.result) if unit.result else "")
+        queued = job.state is JobState.QUEUED and (before is None or before.state is not JobState.QUEUED)
+        running = job.state in OPEN and (before is None or before.state not in OPEN)
+        for name, more, has, cap in (
+            ("queued", queued, usage.queued, caps.queued),
+            ("running", running, usage.running, caps.running),
+            ("bytes", added, usage.bytes, caps.bytes),
+        ):
+            if cap is not None and more and has + more > cap:
+                return name
+        return ""
+
+    def _usage(self, owner: str) -> OwnerUsage:
+        """Count what an owner has."""
+        tables = self._tables
+        jobs = [row.job for row in tables.jobs.values() if row.job.owner == owner]
+        results = [tables.results[job.job_id] for job in jobs if job.job_id in tables.results]
+        kept = sum(size for (name, _), size in tables.refs.items() if name == owner)
+        kept += sum(len(job.manifest.encode()) for job in jobs) + sum(len(text(r).encode()) for r in results)
+        return OwnerUsage(
+            owner=owner,
+            queued=sum(job.state is JobState.QUEUED for job in jobs),
+            running=sum(job.state in OPEN for job in jobs),
+            bytes=kept,
+        )
 
     def _put_rare(self, unit: Unit) -> None:
         tables = self._tables
@@ -195,7 +232,15 @@ class MemoryStore:
         rows = [row for row in self._tables.jobs.values() if row.job.state is JobState.QUEUED]
         return sorted(rows, key=lambda row: (row.job.order_key, row.job.job_id))
 
-    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:
+    async def reserve(
+        self,
+        shapes: Sequence[str],
+        n: int,
+        holder: str,
+        now: float,
+        until: float,
+        caps: RunningCaps | None = None,
+    ) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
         await self._alive()
         wanted = frozenset(shapes)
@@ -205,12 +250,30 @@ class MemoryStore:
             return job.shape in wanted and job.not_before <= now and (other == holder or reserved_until <= now)
 
         waiting: dict[str, list[Versioned]] = {}
-        for row in self._queued():
+        queued = self._queued()
+        for row in queued:
             if ready(row.job):
                 waiting.setdefault(row.job.owner, []).append(row)
-        chosen = _in_turn(waiting, self._tables.virtual)[: max(n, 0)]
+        virtual = self._tables.virtual
+        passed_over = self._cut_to(caps, {row.job.owner for row in queued}, waiting) if caps else []
+        chosen = _in_turn(waiting, virtual)[: max(n, 0)]
+        if chosen:
+            least = virtual.get(chosen[0].job.owner, 0.0)
+            virtual |= {owner: max(least, virtual.get(owner, 0.0)) for owner in passed_over}
         self._reserved.update((row.job.job_id, (holder, until)) for row in chosen)
         return chosen
+
+    def _cut_to(self, caps: RunningCaps, owners: set[str], waiting: dict[str, list[Versioned]]) -> list[str]:
+        """Leave each owner what it may have running besides; return those for whom that is nothing."""
+        passed_over = []
+        for owner in owners:
+            if (cap := caps.cap(owner)) is None:
+                continue
+            room = cap - self._usage(owner).running
+            waiting[owner] = waiting.get(owner, [])[: max(room, 0)]
+            if room <= 0:
+                passed_over.append(owner)
+        return passed_over
 
     async def shapes(self) -> list[ShapeCount]:
         """Return the shapes that have queued jobs."""
@@ -317,6 +380,16 @@ class MemoryStore:
             for owner, count in queued.items()
         ]
         return sorted(shares, key=lambda share: (share.virtual_time, share.owner))
+
+    async def usage(self, owner: str) -> OwnerUsage:
+        """Return what an owner has now; nothing, of one that is not known."""
+        await self._alive()
+        return self._usage(owner)
+
+    async def usages(self) -> list[OwnerUsage]:
+        """Return what every owner has that ever had a job, by name."""
+        await self._alive()
+        return [self._usage(owner) for owner in sorted({row.job.owner for row in self._tables.jobs.values()})]
 
     async def settings(self) -> dict[str, str]:
         """Return all kept settings."""

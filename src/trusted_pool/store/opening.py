@@ -10,7 +10,7 @@ from trusted_pool.ports.store import StoreDamagedError, StoreError
 from trusted_pool.store.faults import damaged, meaning
 
 #: The revision of `head.sql`; the newest migration.
-HEAD = "0003"
+HEAD = "0004"
 #: "TPol": tells our databases from others.
 APPLICATION_ID = 0x54506F6C
 MAGIC = b"SQLite format 3\0"

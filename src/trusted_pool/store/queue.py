@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 import msgspec
 
+from trusted_pool.core.limits import RunningCaps
 from trusted_pool.store import statements as sql
 
 #: Up to so many shapes, each is asked for its front; more are looked for at the front of the owner's queue first.
@@ -20,6 +21,7 @@ class Reservation(msgspec.Struct, frozen=True, kw_only=True):
     holder: str
     now: float
     until: float
+    caps: RunningCaps | None = None
 
 
 def reserve(connection: sqlite3.Connection, asked: Reservation) -> list[tuple[str, int]]:
@@ -30,20 +32,23 @@ def reserve(connection: sqlite3.Connection, asked: Reservation) -> list[tuple[st
     """
     connection.execute(sql.WAKE, (asked.now,))
     chosen: list[str] = []
-    turns = iter(connection.execute(sql.TURNS).fetchall())
+    turns, passed_over = _turns(connection, asked.caps)
     coming = next(turns, None)
     heap: list[tuple[float, str, float, int, Iterator[str], str]] = []  # key, owner, begin, picks, rest, first
+    least: float | None = None  # the virtual time at which the first that is picked began
     while len(chosen) < asked.n:
         # Owners are opened as late as can be: most have no turn in this call.
-        while coming is not None and (not heap or coming < heap[0][:2]):
-            begin, owner = coming
-            rest = iter(_ready(connection, owner, asked, asked.n - len(chosen)))
+        while coming is not None and (not heap or coming[:2] < heap[0][:2]):
+            begin, owner, room = coming
+            n = asked.n - len(chosen)
+            rest = iter(_ready(connection, owner, asked, n if room is None else min(n, room)))
             if (first := next(rest, None)) is not None:
                 heapq.heappush(heap, (begin, owner, begin, 0, rest, first))
             coming = next(turns, None)
         if not heap:
             break
         _, owner, begin, picks, rest, first = heap[0]
+        least = begin if least is None else least
         chosen.append(first)
         if (follower := next(rest, None)) is None:
             heapq.heappop(heap)
@@ -53,7 +58,26 @@ def reserve(connection: sqlite3.Connection, asked: Reservation) -> list[tuple[st
         return []
     ids = sql.keys(chosen)
     connection.execute(sql.MARK, (asked.until, asked.holder, ids))
+    if passed_over:
+        connection.execute(sql.PASS_OVER, (least, sql.keys(passed_over)))
     return connection.execute(sql.LOAD, (ids,)).fetchall()
+
+
+def _turns(
+    connection: sqlite3.Connection, caps: RunningCaps | None
+) -> tuple[Iterator[tuple[float, str, int | None]], list[str]]:
+    """Return (virtual time, owner, jobs that it may have more) of those whose turn comes; and who is at its cap."""
+    if caps is None:
+        return ((time, owner, None) for time, owner in connection.execute(sql.TURNS).fetchall()), []
+    turns: list[tuple[float, str, int | None]] = []
+    passed_over: list[str] = []
+    for time, owner, running in connection.execute(sql.TURNS_AND_RUNNING).fetchall():
+        cap = caps.cap(owner)
+        if cap is not None and running >= cap:
+            passed_over.append(owner)
+        else:
+            turns.append((time, owner, None if cap is None else cap - running))
+    return iter(turns), passed_over
 
 
 def _ready(connection: sqlite3.Connection, owner: str, asked: Reservation, n: int) -> list[str]:

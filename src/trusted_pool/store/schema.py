@@ -97,6 +97,7 @@ blob_refs = sa.Table(
     "blob_refs",
     metadata,
     sa.Column("sha256", sa.Text, primary_key=True),
+    sa.Column("owner", sa.Text, primary_key=True),  # of the job: whether an owner has a blob is one look-up
     sa.Column("job_id", sa.Text, primary_key=True),
     sa.Column("role", sa.Text, primary_key=True),  # input, output, log, other
     sa.Index("blob_refs_of_job", "job_id"),
@@ -146,6 +147,8 @@ shares = sa.Table(
     sa.Column("owner", sa.Text, primary_key=True),
     sa.Column("virtual_time", sa.Double, nullable=False),
     sa.Column("queued", sa.BigInteger, nullable=False),
+    sa.Column("running", sa.BigInteger, nullable=False),  # dispatched or running
+    sa.Column("bytes", sa.BigInteger, nullable=False),  # its blobs, each once, its manifests, its results
     _index("shares_in_order", "virtual_time", "owner", where=sa.text("queued > 0")),
 )
 

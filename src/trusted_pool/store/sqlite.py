@@ -11,6 +11,7 @@ from typing import TypeVar
 
 from trusted_pool.core.access import ApiKey
 from trusted_pool.core.job import Job
+from trusted_pool.core.limits import OwnerUsage, RunningCaps
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.store import (
     FARTHEST,
@@ -133,12 +134,20 @@ class SqliteStore:
         committed: list[Committed] = await self._writer.call(drafts)
         return committed
 
-    async def reserve(self, shapes: Sequence[str], n: int, holder: str, now: float, until: float) -> list[Versioned]:
+    async def reserve(
+        self,
+        shapes: Sequence[str],
+        n: int,
+        holder: str,
+        now: float,
+        until: float,
+        caps: RunningCaps | None = None,
+    ) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""
         if n < 1 or not shapes:
             return []
-        rows = await self._writer.call(Reservation(shapes=tuple(shapes), n=n, holder=holder, now=now, until=until))
-        return _versioned(rows)
+        asked = Reservation(shapes=tuple(shapes), n=n, holder=holder, now=now, until=until, caps=caps)
+        return _versioned(await self._writer.call(asked))
 
     async def job(self, job_id: str) -> Versioned | None:
         """Load one job."""
@@ -243,6 +252,14 @@ class SqliteStore:
         """Return the share of every owner that has queued jobs, least virtual time first."""
         return await self._read(_shares, [])
 
+    async def usage(self, owner: str) -> OwnerUsage:
+        """Return what an owner has now; nothing, of one that is not known."""
+        return next(iter(_usages(self._point(sql.USAGE, owner))), OwnerUsage(owner=owner))
+
+    async def usages(self) -> list[OwnerUsage]:
+        """Return what every owner has that ever had a job, by name."""
+        return await self._read(lambda c: _usages(c.execute(sql.USAGES)), [])
+
     async def settings(self) -> dict[str, str]:
         """Return all kept settings."""
         return dict(self._point(sql.SETTINGS))
@@ -316,6 +333,12 @@ def _shares(connection: sqlite3.Connection) -> list[Share]:
     return [
         Share(owner=owner, virtual_time=virtual_time, queued=queued)
         for owner, virtual_time, queued in connection.execute(sql.SHARES)
+    ]
+
+
+def _usages(rows: Iterable[tuple[str, int, int, int]]) -> list[OwnerUsage]:
+    return [
+        OwnerUsage(owner=owner, queued=queued, running=running, bytes=kept) for owner, queued, running, kept in rows
     ]
 
 

@@ -34,7 +34,7 @@ PUT_BLOBS = (
         " last_used_at = excluded.last_used_at WHERE state <> 'live'"
     ),
 )
-PUT_REFS = ("INSERT INTO blob_refs (sha256, job_id, role) VALUES ", " ON CONFLICT DO NOTHING")
+PUT_REFS = ("INSERT INTO blob_refs (sha256, owner, job_id, role) VALUES ", " ON CONFLICT DO NOTHING")
 PUT_KEYS = (
     "INSERT INTO idempotency (owner, key, fingerprint, job_id, until) VALUES ",
     (
@@ -59,8 +59,11 @@ DROP_SHAPES = (
     " (SELECT json_extract(value, '$[0]'), json_extract(value, '$[1]') FROM json_each(?)) AND queued <= 0"
 )
 PUT_SHARES = (
-    "INSERT INTO shares (owner, virtual_time, queued) VALUES ",
-    " ON CONFLICT (owner) DO UPDATE SET virtual_time = excluded.virtual_time, queued = excluded.queued",
+    "INSERT INTO shares (owner, virtual_time, queued, running, bytes) VALUES ",
+    (
+        " ON CONFLICT (owner) DO UPDATE SET virtual_time = excluded.virtual_time, queued = excluded.queued,"
+        " running = excluded.running, bytes = excluded.bytes"
+    ),
 )
 PUT_SETTINGS = ("INSERT INTO meta (name, value) VALUES ", " ON CONFLICT (name) DO UPDATE SET value = excluded.value")
 #: Times of use come apart from the rows: they are many, and must not undo a revocation.
@@ -84,7 +87,7 @@ HEADS = (
     " WHERE job_id IN (SELECT value FROM json_each(?))"
 )
 SHARES_OF = (
-    "SELECT json_group_array(json_array(owner, virtual_time, queued)) FROM shares"
+    "SELECT json_group_array(json_array(owner, virtual_time, queued, running, bytes)) FROM shares"
     " WHERE owner IN (SELECT value FROM json_each(?))"
 )
 #: The least virtual time of the others that have queued jobs.
@@ -102,8 +105,16 @@ KEYS_HELD = (
     "SELECT json_group_array(json_array(i.owner, i.key, i.until)) FROM json_each(?) k JOIN idempotency i"
     " ON i.owner = json_extract(k.value, '$[0]') AND i.key = json_extract(k.value, '$[1]')"
 )
-#: All that a batch is judged by, in one step. Arguments: job ids, jobs with results, digests, keys, owners, owners.
-LOOK = f"SELECT ({HEADS}), ({HAVE_RESULT}), ({KNOWN_BLOBS}), ({KEYS_HELD}), ({SHARES_OF}), ({LEAST_OF_OTHERS})"
+#: Which of the pairs (digest, owner) are there, by their places in the list.
+HELD = (
+    "SELECT json_group_array(k.key) FROM json_each(?) k WHERE EXISTS (SELECT 1 FROM blob_refs r"
+    " WHERE r.sha256 = json_extract(k.value, '$[0]') AND r.owner = json_extract(k.value, '$[1]'))"
+)
+#: All that a batch is judged by, in one step. Arguments: job ids, jobs with results, digests, keys, owners, owners,
+#: pairs (digest, owner).
+LOOK = (
+    f"SELECT ({HEADS}), ({HAVE_RESULT}), ({KNOWN_BLOBS}), ({KEYS_HELD}), ({SHARES_OF}), ({LEAST_OF_OTHERS}), ({HELD})"
+)
 #: Twice what a commit adds, so that keys that ran out do not pile up.
 PRUNE_KEYS = (
     "DELETE FROM idempotency WHERE (owner, key) IN"
@@ -127,6 +138,12 @@ FORGET_RESERVATIONS = (
 TURNS = (
     "SELECT virtual_time, owner FROM shares INDEXED BY shares_in_order WHERE queued > 0 ORDER BY virtual_time, owner"
 )
+#: The same, with what each has running: slower, since the index does not hold that.
+TURNS_AND_RUNNING = (
+    "SELECT virtual_time, owner, running FROM shares INDEXED BY shares_in_order"
+    " WHERE queued > 0 ORDER BY virtual_time, owner"
+)
+PASS_OVER = "UPDATE shares SET virtual_time = max(virtual_time, ?) WHERE owner IN (SELECT value FROM json_each(?))"
 #: Which of the shapes asked for an owner has queued.
 SHAPES_OF = "SELECT shape FROM shapes WHERE owner = ? AND shape IN (SELECT value FROM json_each(?))"
 #: The front of one shape of an owner.
@@ -173,6 +190,8 @@ SHARES = (
     "SELECT owner, virtual_time, queued FROM shares INDEXED BY shares_in_order"
     " WHERE queued > 0 ORDER BY virtual_time, owner"
 )
+USAGE = "SELECT owner, queued, running, bytes FROM shares WHERE owner = ?"
+USAGES = "SELECT owner, queued, running, bytes FROM shares ORDER BY owner"
 SETTINGS = "SELECT name, value FROM meta"
 OLDEST = "SELECT min(submitted_at) FROM jobs INDEXED BY jobs_of_state WHERE state = 'queued'"
 NEXT_WAKE = (

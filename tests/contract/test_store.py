@@ -712,7 +712,7 @@ async def test_who_has_as_many_running_as_it_may_is_passed_over(store: Store) ->
     await put(store, *(make(n, owner="ada") for n in range(10, 15)), *(make(n, owner="bob") for n in range(20, 23)))
 
     async def reserve(n: int, caps: RunningCaps) -> list[int]:
-        return ids(await store.reserve([running[0].shape], n, "me", NOW + 99, NOW + 99, caps))
+        return ids(await store.reserve([running[0].shape], n, "me", NOW + 99, NOW + 99, caps=caps))
 
     assert await reserve(9, RunningCaps(usual=2)) == [20, 21]
     assert await reserve(9, RunningCaps(usual=2, of={"bob": None})) == [20, 21, 22]
@@ -732,7 +732,7 @@ async def test_who_is_passed_over_saves_nothing_up(store: Store) -> None:
     times = {share.owner: share.virtual_time for share in await store.shares()}
     assert times == {"ada": 0.0, "bob": 6.0}
     capped = RunningCaps(of={"ada": 1})
-    assert ids(await store.reserve([first.shape], 1, "me", NOW + 99, NOW + 99, capped)) == [16]
+    assert ids(await store.reserve([first.shape], 1, "me", NOW + 99, NOW + 99, caps=capped)) == [16]
     assert {share.owner: share.virtual_time for share in await store.shares()} == {"ada": 6.0, "bob": 6.0}
     assert await reserved(store, 4, NOW + 99) == [1, 16, 2, 17]  # no run of its own
 

@@ -147,7 +147,7 @@ class Order(RuleBasedStateMachine):
         wanted = {SHAPES[number] for number in shapes}
         expected = self.turns(wanted, n, caps)
         until = self.now + RESERVED_S
-        rows = self.runner.run(self.store.reserve(sorted(wanted), n, HOLDER, self.now, until, caps))
+        rows = self.runner.run(self.store.reserve(sorted(wanted), n, HOLDER, self.now, until, caps=caps))
         assert [row.job.job_id for row in rows] == expected
         passed_over = {owner for owner in self.waiting() if not self.room(owner, caps)}
         if rows:

@@ -54,9 +54,9 @@ class Alike(RuleBasedStateMachine):
         self.runner.close()
         shutil.rmtree(self.directory)
 
-    def both(self, question: str, *arguments: Any) -> Any:
-        first = self.runner.run(getattr(self.sqlite, question)(*arguments))
-        second = self.runner.run(getattr(self.memory, question)(*arguments))
+    def both(self, question: str, *arguments: Any, **named: Any) -> Any:
+        first = self.runner.run(getattr(self.sqlite, question)(*arguments, **named))
+        second = self.runner.run(getattr(self.memory, question)(*arguments, **named))
         assert first == second
         return first
 
@@ -119,7 +119,7 @@ class Alike(RuleBasedStateMachine):
         caps=st.none() | RUNNING_CAPS,
     )
     def reserve(self, shapes: list[str], n: int, holder: str, span: float, caps: RunningCaps | None) -> None:
-        rows = self.both("reserve", shapes, n, holder, self.now, self.now + span, caps)
+        rows = self.both("reserve", shapes, n, holder, self.now, self.now + span, caps=caps)
         if caps is not None:
             running = Counter(job.owner for job, _ in self.known.values() if job.state in OPEN)
             picked = Counter(row.job.owner for row in rows)

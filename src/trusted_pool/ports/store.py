@@ -182,12 +182,12 @@ class Store(Protocol):
     - `charge` adds to the virtual time of the job's owner. An owner whose first job is queued begins at the least
       virtual time of the owners that have queued jobs, or with nobody there at the highest that any owner ever had, if
       its own is less: who was away has saved nothing, and who was alone owes nothing.
-    - Each owner's usage is kept in the transactions that change it. `bytes`: the size of every blob that one of its jobs
-      refers to, once however often, and the bytes of its jobs' manifests and of its results as they are kept.
+    - Each owner's usage is kept in the transactions that change it. `bytes`: the size of every blob that its jobs refer
+      to, once however often, and the bytes of its jobs' manifests and of its results as they are kept.
     - A unit with `caps` that adds to what is capped, so that the owner has more than the cap after it, conflicts;
       nothing of it is kept. One that adds nothing there never does, even beyond the cap.
-    - `reserve` with `caps` picks no more of an owner's jobs than it may have running besides those it has. Who is passed
-      over for that saves nothing up: its virtual time is moved up to the least of those that are picked.
+    - `reserve` with `caps` picks no more of an owner's jobs than it may have running besides those it has. Who may have
+      none is passed over and saves nothing up by it: its virtual time is moved up to the least of those picked.
     - A unit may hold events only, or settings, workers, keys or entries of the audit trail only.
     - Reads see every commit that was answered before they began.
     - Loading what is not there gives None or an empty sequence, never an error.
@@ -210,6 +210,7 @@ class Store(Protocol):
         holder: str,
         now: float,
         until: float,
+        *,
         caps: RunningCaps | None = None,
     ) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""

@@ -239,6 +239,7 @@ class MemoryStore:
         holder: str,
         now: float,
         until: float,
+        *,
         caps: RunningCaps | None = None,
     ) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""

@@ -59,7 +59,7 @@ def reserve(connection: sqlite3.Connection, asked: Reservation) -> list[tuple[st
     ids = sql.keys(chosen)
     connection.execute(sql.MARK, (asked.until, asked.holder, ids))
     if passed_over:
-        connection.execute(sql.PASS_OVER, (least, sql.keys(passed_over)))
+        connection.execute(sql.MOVE_UP, (least, sql.keys(passed_over)))
     return connection.execute(sql.LOAD, (ids,)).fetchall()
 
 

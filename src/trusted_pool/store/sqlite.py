@@ -141,6 +141,7 @@ class SqliteStore:
         holder: str,
         now: float,
         until: float,
+        *,
         caps: RunningCaps | None = None,
     ) -> list[Versioned]:
         """Mark up to n eligible queued jobs as looked at by `holder` until then, and load them."""

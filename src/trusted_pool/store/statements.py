@@ -143,7 +143,7 @@ TURNS_AND_RUNNING = (
     "SELECT virtual_time, owner, running FROM shares INDEXED BY shares_in_order"
     " WHERE queued > 0 ORDER BY virtual_time, owner"
 )
-PASS_OVER = "UPDATE shares SET virtual_time = max(virtual_time, ?) WHERE owner IN (SELECT value FROM json_each(?))"
+MOVE_UP = "UPDATE shares SET virtual_time = max(virtual_time, ?) WHERE owner IN (SELECT value FROM json_each(?))"
 #: Which of the shapes asked for an owner has queued.
 SHAPES_OF = "SELECT shape FROM shapes WHERE owner = ? AND shape IN (SELECT value FROM json_each(?))"
 #: The front of one shape of an owner.

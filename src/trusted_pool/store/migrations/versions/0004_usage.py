@@ -7,6 +7,15 @@ revision = "0004"
 down_revision = "0003"
 
 HAS_QUEUED = sa.text("queued > 0")
+BLOBS = (
+    "SELECT r.owner, sum(b.size) AS n FROM (SELECT DISTINCT sha256, owner FROM blob_refs) r"
+    " JOIN blobs b ON b.sha256 = r.sha256 GROUP BY r.owner"
+)
+MANIFESTS = "SELECT owner, sum(length(CAST(json_extract(data, '$.manifest') AS BLOB))) AS n FROM jobs GROUP BY owner"
+RESULTS = (
+    "SELECT j.owner, sum(length(CAST(r.data AS BLOB))) AS n FROM results r"
+    " JOIN jobs j ON j.job_id = r.job_id GROUP BY j.owner"
+)
 
 
 def upgrade() -> None:
@@ -33,14 +42,8 @@ def upgrade() -> None:
         " WHERE j.owner = shares.owner AND j.state IN ('dispatched', 'running'))"
     )
     if op.get_bind().dialect.name == "sqlite":  # no other database had jobs at 0003
-        for what in (
-            "SELECT r.owner, sum(b.size) AS n FROM (SELECT DISTINCT sha256, owner FROM blob_refs) r"
-            " JOIN blobs b ON b.sha256 = r.sha256 GROUP BY r.owner",
-            "SELECT owner, sum(length(CAST(json_extract(data, '$.manifest') AS BLOB))) AS n FROM jobs GROUP BY owner",
-            "SELECT j.owner, sum(length(CAST(r.data AS BLOB))) AS n FROM results r"
-            " JOIN jobs j ON j.job_id = r.job_id GROUP BY j.owner",
-        ):
-            op.execute(f"UPDATE shares SET bytes = bytes + k.n FROM ({what}) k WHERE k.owner = shares.owner")  # noqa: S608 - ours
+        for what in (BLOBS, MANIFESTS, RESULTS):
+            op.execute(f"UPDATE shares SET bytes = bytes + k.n FROM ({what}) k WHERE k.owner = shares.owner")  # noqa: S608
 
 
 def downgrade() -> None:

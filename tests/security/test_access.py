@@ -70,6 +70,9 @@ TABLE: dict[str, Op] = {
     "GET /keys": Op("pool", Role.ADMIN),
     "POST /keys": Op("pool", Role.ADMIN, {"owner": "carl"}),
     "POST /keys/{key_id}/revoke": Op("pool", Role.ADMIN),
+    "GET /usage": Op("pool", Role.VIEWER),
+    "GET /limits": Op("pool", Role.ADMIN),
+    "POST /limits/{owner}": Op("pool", Role.ADMIN, {"queued": 1000}),
     "GET /audit": Op("all", Role.ADMIN),
     "GET /audit/export": Op("all", Role.ADMIN),
 }
@@ -125,6 +128,7 @@ class World:
             "stream": "stdout",
             "worker": WORKER[:10],
             "key_id": self.spare,
+            "owner": BOB,
         }.items():
             path = path.replace(f"{{{hole}}}", value)
         more: dict[str, Any] = {}

@@ -43,6 +43,16 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
     on_worker_loss: Annotated[OnWorkerLoss, typer.Option(help="What happens to jobs of a lost worker.")] = (
         OnWorkerLoss.RETRY
     ),
+    limit: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--limit",
+            metavar="NAME=VALUE",
+            help="What each owner may have: queued, running, bytes, submits-per-minute, transfers, waits; "
+            "`none` for no limit. And connections, of each address.",
+            show_default=False,
+        ),
+    ] = None,
     anonymous: Annotated[bool, typer.Option("--anonymous", help="Let everybody who can connect use the pool.")] = False,
     insecure_http: Annotated[
         bool, typer.Option("--insecure-http", help="Serve other addresses than loopback without TLS.")
@@ -81,6 +91,7 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
             check_interval_s=_seconds(check_interval),
             grace_s=_seconds(grace),
             on_worker_loss=on_worker_loss,
+            limits=tuple(limit or ()),
             anonymous=anonymous,
             insecure_http=insecure_http,
             tls_cert=tls_cert,

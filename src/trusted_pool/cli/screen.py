@@ -10,11 +10,10 @@ from typing import Any
 import msgspec
 
 from trusted_pool.cli.escape import one_line
+from trusted_pool.protocol import sizes
 
 #: Of all machine output. It grows when a field changes its meaning or goes; new fields do not count.
 JSON_VERSION = 1
-
-_KILO = 1000.0
 
 
 def print_json(**fields: Any) -> None:
@@ -92,13 +91,7 @@ def bar(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 def size(n: float) -> str:
     """Write a number of bytes for people: 0 B, 4.1 kB, 52 MB."""
-    if n < _KILO:
-        return f"{n:.0f} B"
-    for unit in ("kB", "MB", "GB", "TB"):  # noqa: B007 - the one it stops at is shown
-        n /= _KILO
-        if n < _KILO:
-            break
-    return f"{n:.1f} {unit}" if n < 10 else f"{n:.0f} {unit}"  # noqa: PLR2004 - two digits are enough
+    return sizes.say(n)
 
 
 def moment(at: float | None) -> str:

@@ -31,6 +31,7 @@ JOB_VERBS = {
 POOL_VERBS = {
     "jobs": JOB_VERBS["list"],
     "pool": Verb("pool", "pool", "Show the pool and its workers."),
+    "usage": Verb("usage", "usage", "Show what you have of the pool, and may have."),
     "pause": Verb("pause", "pause", "Dispatch nothing until resumed."),
     "resume": Verb("pause", "resume", "Dispatch again."),
 }
@@ -53,7 +54,18 @@ AUDIT_VERBS = {
     "export": Verb("audit", "export", "Write the whole audit trail."),
     "verify": Verb("audit", "verify", "Check that nothing of an export was changed."),
 }
-GROUPS = {"job": JOB_VERBS, "workers": WORKER_VERBS, "keys": KEY_VERBS, "audit": AUDIT_VERBS}
+#: Said as `tpool limits <verb>`.
+LIMIT_VERBS = {
+    "list": Verb("usage", "show", "List what owners may have."),
+    "set": Verb("usage", "set_limits", "Set what one owner may have."),
+}
+GROUPS = {
+    "job": JOB_VERBS,
+    "workers": WORKER_VERBS,
+    "keys": KEY_VERBS,
+    "limits": LIMIT_VERBS,
+    "audit": AUDIT_VERBS,
+}
 SERVER_VERBS = {
     "coordinator": Verb("coordinator", "coordinator", "Start a pool: take jobs and send them to workers."),
     "worker": Verb("worker", "worker", "Lend this machine to a pool."),

@@ -1,12 +1,21 @@
 """Calls about who may use the pool and what was done with it; part of the client."""
 
-from collections.abc import AsyncGenerator
+from collections.abc import AsyncGenerator, Mapping
 from typing import Any
 from urllib.parse import quote
 
 from trusted_pool.client.transport import Params, Transport
 from trusted_pool.core.access import Role, Scope
-from trusted_pool.protocol.answers import AuditAnswer, KeyAnswer, KeysAnswer, NewKeyAnswer, WhoAnswer
+from trusted_pool.protocol.answers import (
+    AuditAnswer,
+    KeyAnswer,
+    KeysAnswer,
+    LimitsAnswer,
+    NewKeyAnswer,
+    UsageAnswer,
+    UsagesAnswer,
+    WhoAnswer,
+)
 
 
 class Admin:
@@ -39,6 +48,20 @@ class Admin:
     async def revoke_key(self, key_id: str) -> KeyAnswer:
         """Let a key open nothing any more."""
         return await self._transport.ask("POST", f"/keys/{quote(key_id, safe='')}/revoke", KeyAnswer)
+
+    async def usage(self, owner: str | None = None, *, everybody: bool = False) -> UsagesAnswer:
+        """Ask what an owner has of the pool and may have: the one who asks, if not said."""
+        params: Params = ({"owner": owner} if owner else {}) | ({"all": "true"} if everybody else {})
+        return await self._transport.ask("GET", "/usage", UsagesAnswer, params=params)
+
+    async def limits(self) -> LimitsAnswer:
+        """Ask what owners may have."""
+        return await self._transport.ask("GET", "/limits", LimitsAnswer)
+
+    async def set_limits(self, owner: str, limits: Mapping[str, int | None]) -> UsageAnswer:
+        """Set some of an owner's limits, by their fields in `Limits`. None: the usual one; 0: no limit."""
+        path = f"/limits/{quote(owner, safe='')}"
+        return await self._transport.ask("POST", path, UsageAnswer, body={"json": dict(limits)})
 
     async def audit(self, *, after: int = 0, limit: int = 100) -> AuditAnswer:
         """Ask for entries of the audit trail behind number `after`, oldest first."""

@@ -135,5 +135,8 @@ class PoolClient:
     keys = _call(AsyncPoolClient.keys)
     create_key = _call(AsyncPoolClient.create_key)
     revoke_key = _call(AsyncPoolClient.revoke_key)
+    usage = _call(AsyncPoolClient.usage)
+    limits = _call(AsyncPoolClient.limits)
+    set_limits = _call(AsyncPoolClient.set_limits)
     audit = _call(AsyncPoolClient.audit)
     export_audit = _iterate(AsyncPoolClient.export_audit)

@@ -12,12 +12,14 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from trusted_pool.blobs.directory import DirectoryBlobs
 from trusted_pool.compose.exposure import check_exposure
 from trusted_pool.compose.head_file import HeadFile
+from trusted_pool.compose.limits import start_limits
 from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
 from trusted_pool.compose.tls import front_of
 from trusted_pool.coordinator.allowlist import AllowlistError, parse
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator, Settings
 from trusted_pool.core.access import LOCAL_OWNER, Access, Role, Scope
+from trusted_pool.core.limits import Limits
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.pinned import PinnedLink
@@ -27,6 +29,7 @@ from trusted_pool.ports.link import WorkerLink
 from trusted_pool.ports.store import StoreError
 from trusted_pool.protocol.identity import IdentityError, create_key_file, identity_of, load_key_file
 from trusted_pool.sandbox.globs import Globs
+from trusted_pool.serve.connection import Limits as ServerLimits
 from trusted_pool.serve.listener import ServeError, bind, close
 from trusted_pool.serve.server import Server
 from trusted_pool.store.sqlite import SqliteStore
@@ -46,6 +49,7 @@ class CoordinatorOptions(msgspec.Struct, frozen=True, kw_only=True):
     check_interval_s: float = 30.0
     grace_s: float = 120.0
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY
+    limits: tuple[str, ...] = ()  #: each as NAME=VALUE, over the usual ones
     anonymous: bool = False  #: who shows no API key may use the pool though others have one
     insecure_http: bool = False  #: other addresses than loopback may be served without TLS
     tls_cert: Path | None = None  #: PEM, with its chain
@@ -101,9 +105,10 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
         options.check_exposure(has_keys=False)
     key = pool_key(options.data)
     allowlist = read_allowlist(options.workers)
+    limits = start_limits(options.limits, options.data)
     front = front_of(options.tls_cert, options.tls_key, key if options.tls_pinned else None, SystemClock().now)
     store = await _open(options, database, is_new=is_new)
-    coordinator = _coordinator(options, store, key)
+    coordinator = _coordinator(options, store, key, limits.owners)
     metrics = _metrics(coordinator, store)
     loopback_only = options.host in LOOPBACK_NAMES
     if not loopback_only:
@@ -114,6 +119,7 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
         host=options.host,
         port=options.port,
         ssl_context=front.context,
+        limits=ServerLimits(max_per_address=limits.connections),
     )
     stopping, reload = asyncio.Event(), asyncio.Event()
 
@@ -163,7 +169,9 @@ async def _open(options: CoordinatorOptions, database: Path, *, is_new: bool) ->
     return store
 
 
-def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey) -> Coordinator:
+def _coordinator(
+    options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey, limits: Limits
+) -> Coordinator:
     clock, dice = SystemClock(), SystemDice()
     blobs = DirectoryBlobs(options.data / "blobs")
 
@@ -183,7 +191,10 @@ def _coordinator(options: CoordinatorOptions, store: SqliteStore, key: Ed25519Pr
         anchor=HeadFile(options.data / "audit.head"),
         without_key=WITHOUT_KEY if options.anonymous else None,
         settings=Settings(
-            check_interval_s=options.check_interval_s, grace_s=options.grace_s, on_worker_loss=options.on_worker_loss
+            check_interval_s=options.check_interval_s,
+            grace_s=options.grace_s,
+            on_worker_loss=options.on_worker_loss,
+            limits=limits,
         ),
     )
 

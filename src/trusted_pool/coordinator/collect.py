@@ -176,13 +176,13 @@ class Collector:
         remote_id = attempt.remote_id or ""
         blobs = []
         for output in outputs:
-            blob = await self._take(link.output(remote_id, output.path), output.size, output.path)
+            blob = await self._take(job.owner, link.output(remote_id, output.path), output.size, output.path)
             if blob.sha256 != output.sha256:
                 raise WrongBytesError(f"{output.path} has another digest than announced")
             blobs.append(blob)
         log = None
         if outcome.log_bytes:
-            log = await self._take(link.log(remote_id, 0, follow=False), outcome.log_bytes, "the log")
+            log = await self._take(job.owner, link.log(remote_id, 0, follow=False), outcome.log_bytes, "the log")
             blobs.append(log)
         result = Result(
             job_id=job.job_id,
@@ -193,9 +193,9 @@ class Collector:
         )
         return result, blobs
 
-    async def _take(self, pieces: AsyncIterator[bytes], size: int, what: str) -> Blob:
+    async def _take(self, owner: str, pieces: AsyncIterator[bytes], size: int, what: str) -> Blob:
         """Stage a stream of exactly `size` bytes and keep it."""
-        stage = await self._contents.stage()
+        stage = await self._contents.stage_for(owner)
         try:
             await _fill(stage, pieces, size, what)
             staged = await stage.finish()

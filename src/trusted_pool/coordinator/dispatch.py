@@ -4,6 +4,7 @@ import asyncio
 import logging
 
 from trusted_pool.coordinator.jobs import Jobs, event_of
+from trusted_pool.coordinator.owner_limits import OwnerLimits
 from trusted_pool.coordinator.roster import Roster
 from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.tasks import Tasks
@@ -14,7 +15,7 @@ from trusted_pool.core.job import Job
 from trusted_pool.core.placement import choose
 from trusted_pool.core.words import JobState
 from trusted_pool.ports.clock import Clock
-from trusted_pool.ports.store import Store, StoreError, Unit, Versioned
+from trusted_pool.ports.store import Caps, Store, StoreError, Unit, Versioned
 
 _log = logging.getLogger(__name__)
 
@@ -28,7 +29,16 @@ class Dispatcher:
     """Places queued jobs whenever something may have changed: a new job, a free slot, a worker's health, time."""
 
     def __init__(
-        self, *, store: Store, jobs: Jobs, roster: Roster, sender: Sender, tasks: Tasks, clock: Clock, holder: str
+        self,
+        *,
+        store: Store,
+        jobs: Jobs,
+        roster: Roster,
+        sender: Sender,
+        tasks: Tasks,
+        clock: Clock,
+        holder: str,
+        limits: OwnerLimits,
     ) -> None:
         self._store = store
         self._jobs = jobs
@@ -37,6 +47,7 @@ class Dispatcher:
         self._tasks = tasks
         self._clock = clock
         self._holder = holder
+        self._limits = limits
         self._wake = asyncio.Event()
         self._wake.set()
         self.paused = False
@@ -47,7 +58,9 @@ class Dispatcher:
         self._wake.set()
 
     def noticed(self, _before: Job | None, after: Job) -> None:
-        """Look again when a job is queued and somebody could take it."""
+        """Look again when a job is queued and somebody could take it, or ends and its owner may have few at once."""
+        if after.final and self._limits.running is not None:
+            self._wake.set()
         if after.state is JobState.QUEUED:
             if self._roster.somebody():
                 self._wake.set()
@@ -102,7 +115,8 @@ class Dispatcher:
         if not placeable:
             return False
         self._waiting.clear()
-        rows = await self._store.reserve(placeable, min(free, BATCH), self._holder, now, now + RESERVE_S)
+        caps, until = self._limits.running, now + RESERVE_S
+        rows = await self._store.reserve(placeable, min(free, BATCH), self._holder, now, until, caps=caps)
         placed: list[tuple[Versioned, Job]] = []
         for tick, row in enumerate(rows):
             worker = choose(row.job.request, pool)
@@ -115,11 +129,12 @@ class Dispatcher:
         return bool(placed)
 
     async def _commit(self, placed: list[tuple[Versioned, Job]], now: float) -> None:
-        units = []
+        units, running = [], self._limits.running
         for row, job in placed:
             attempt = job.attempts[-1]
             event = event_of(job, h.Placed(attempt=attempt.number, worker_id=attempt.worker_id), now)
-            units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,), charge=CHARGE))
+            caps = None if running is None else Caps(running=running.cap(job.owner))
+            units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,), charge=CHARGE, caps=caps))
         if not units:
             return
         for (row, job), committed in zip(placed, await self._store.commit(units), strict=True):

@@ -66,8 +66,11 @@ class Explain:
             verdicts.append(WorkerVerdict(worker_id=worker.worker_id, endpoint=worker.endpoint, obstacles=found))
         return verdicts
 
-    def prospect(self, request: Request) -> tuple[str, str, list[WorkerVerdict]]:
-        """Say what would become of such a job now: a word, a sentence, the verdict of each worker."""
+    def prospect(self, request: Request, held_back: str = "") -> tuple[str, str, list[WorkerVerdict]]:
+        """Say what would become of such a job now: a word, a sentence, the verdict of each worker.
+
+        `held_back`: why its owner gets no more now, if so.
+        """
         verdicts = self.verdicts(request)
         possible = [v for v in verdicts if not any(o.impossible for o in v.obstacles)]
         if not verdicts:
@@ -76,18 +79,20 @@ class Explain:
             return "impossible", "no worker of the pool can ever run it", verdicts
         if self.paused:
             return "waits", "the pool is paused", verdicts
+        if held_back:
+            return "waits", held_back, verdicts
         free = sum(not v.obstacles for v in possible)
         if free:
             return "starts_soon", f"{free} of {len(verdicts)} workers could take it now", verdicts
         return "waits", f"{len(possible)} of {len(verdicts)} workers can run it; none has room now", verdicts
 
-    def explain(self, job: Job, position: int | None) -> ExplainAnswer:
-        """Say why a job is where it is."""
+    def explain(self, job: Job, position: int | None, held_back: str = "") -> ExplainAnswer:
+        """Say why a job is where it is. `held_back`: as for `prospect`."""
         workers: list[WorkerVerdict] = []
         hint = ""
         match job.state:
             case JobState.QUEUED:
-                verdict, message, workers = self.prospect(job.request)
+                verdict, message, workers = self.prospect(job.request, held_back)
                 wait_s = job.not_before - self._clock.now()
                 if job.detail:
                     message = f"{job.detail}; {message}"

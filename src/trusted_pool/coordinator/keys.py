@@ -3,13 +3,12 @@
 import asyncio
 import hmac
 import logging
-import re
 from collections import deque
 
 import msgspec
 
 from trusted_pool.coordinator.audit import Audit
-from trusted_pool.core.access import CONSOLE, LOCAL_OWNER, USUAL_SCOPE, Access, ApiKey, KeyState, KeyWish, Role, Scope
+from trusted_pool.core.access import LOCAL_OWNER, USUAL_SCOPE, Access, ApiKey, KeyState, KeyWish, Role, Scope, is_owner
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.store import Store, StoreError, Unit
 from trusted_pool.protocol import apikey
@@ -18,7 +17,6 @@ from trusted_pool.protocol.errors import BadRequestError, ConflictError, NotFoun
 
 _log = logging.getLogger(__name__)
 
-_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
 MAX_NAME = 200
 MAX_KEYS = 10_000
 USES_EVERY_S = 60.0  #: when keys were last shown is kept so often
@@ -109,7 +107,7 @@ class Keys:
             BadRequestError: no usable owner or name.
             ConflictError: the first key would lock everybody out, or there are too many.
         """
-        if not _OWNER.fullmatch(wish.owner) or wish.owner == CONSOLE:
+        if not is_owner(wish.owner):
             raise BadRequestError(
                 f"{wish.owner[:80]!r} cannot be an owner",
                 hint="write up to 64 letters, digits and . _ @ + -, beginning with a letter or a digit",

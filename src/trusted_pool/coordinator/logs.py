@@ -109,7 +109,7 @@ class Logs:
     async def _bytes(self, job: Job, result: Result | None, start: int, *, follow: bool) -> AsyncGenerator[bytes, None]:
         if result is not None:
             if result.log_sha256 is not None and start < result.log_size:
-                async for piece in self._contents.open(result.log_sha256, start):
+                async for piece in self._contents.open(result.log_sha256, start, owner=job.owner):
                     yield piece
             return
         attempt = job.attempt

@@ -5,10 +5,13 @@ from collections.abc import Callable
 import msgspec
 
 from trusted_pool import __version__
+from trusted_pool.coordinator.admission import Admission
 from trusted_pool.coordinator.explain import Explain, failure_of
 from trusted_pool.coordinator.jobs import Jobs
+from trusted_pool.coordinator.owner_limits import OwnerLimits
 from trusted_pool.coordinator.roster import Roster
 from trusted_pool.core.job import Attempt, Job
+from trusted_pool.core.limits import OwnerUsage
 from trusted_pool.core.words import RETRYABLE, AttemptState, Duty, JobState, WorkerHealth
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.store import JobQuery, Result, Store, StoreSlowError
@@ -21,6 +24,7 @@ from trusted_pool.protocol.answers import (
     JobSummary,
     PoolAnswer,
     StatusAnswer,
+    UsageAnswer,
     WorkerAnswer,
     WorkerStatus,
 )
@@ -33,12 +37,23 @@ class Read:
     """Answers questions; changes nothing."""
 
     def __init__(
-        self, *, store: Store, jobs: Jobs, roster: Roster, explain: Explain, clock: Clock, pool_id: str
+        self,
+        *,
+        store: Store,
+        jobs: Jobs,
+        roster: Roster,
+        explain: Explain,
+        limits: OwnerLimits,
+        admission: Admission,
+        clock: Clock,
+        pool_id: str,
     ) -> None:
         self._store = store
         self._jobs = jobs
         self._roster = roster
         self._explain = explain
+        self._limits = limits
+        self._admission = admission
         self._clock = clock
         self._pool_id = pool_id
 
@@ -56,7 +71,7 @@ class Read:
             reason=job.reason,
             fault=job.fault,
             retryable=job.reason in RETRYABLE,
-            detail=job.detail,
+            detail=job.detail or (await self.held_back(job.owner) if queued else ""),
             worker_id=attempt.worker_id if attempt and not queued else None,
             worker_status=_worker_status(job, attempt) if attempt and not queued else None,
             submitted_at=job.submitted_at,
@@ -82,7 +97,39 @@ class Read:
         job = await self._jobs.get(job_id)
         allowed(job)
         position = await self._store.queue_position(job) if job.state is JobState.QUEUED else None
-        return self._explain.explain(job, position)
+        held_back = await self.held_back(job.owner) if job.state is JobState.QUEUED else ""
+        return self._explain.explain(job, position, held_back)
+
+    async def held_back(self, owner: str) -> str:
+        """Say why none of an owner's jobs starts now whatever the workers have free; empty when that is not so."""
+        limit = self._limits.of(owner).running
+        if not limit or (await self._store.usage(owner)).running < limit:
+            return ""
+        return f"owner limit: {limit} running jobs"
+
+    async def usage(self, owner: str) -> UsageAnswer:
+        """Return what an owner has and may have."""
+        return self._usage(await self._store.usage(owner))
+
+    async def usages(self) -> list[UsageAnswer]:
+        """Return what every owner has and may have that ever had a job, or for whom limits were set."""
+        known = {usage.owner: usage for usage in await self._store.usages()}
+        named = {owner: OwnerUsage(owner=owner) for owner in self._limits.changes}
+        return [self._usage(usage) for _, usage in sorted((named | known).items())]
+
+    def _usage(self, usage: OwnerUsage) -> UsageAnswer:
+        under_way = self._admission.under_way(usage.owner)
+        return UsageAnswer(
+            owner=usage.owner,
+            queued=usage.queued,
+            running=usage.running,
+            bytes=usage.bytes,
+            staged_bytes=under_way.staged,
+            transfers=under_way.transfers,
+            waits=under_way.waits,
+            submits_left=under_way.submits_left,
+            limits=self._limits.of(usage.owner),
+        )
 
     async def history(self, job_id: str, allowed: Allowed) -> HistoryAnswer:
         """Return the whole story of a job. Raises NotFoundError."""

@@ -71,7 +71,7 @@ class Sender:
                 for job in jobs
                 if job.attempt is not None and job.attempt.remote_id is not None
             ]
-            await link.adopt(sent, self._contents.open_input)
+            await link.adopt(sent, self._contents.inputs_for(""))  # of several owners
 
     async def resend(self, job: Job) -> None:
         """Send an attempt of which its worker knows nothing: the call or its reply was lost.
@@ -153,7 +153,7 @@ class Sender:
         order = _order(job, attempt)
         now = self._clock.now
         try:
-            answer = await link.submit(order, self._contents.open_input)
+            answer = await link.submit(order, self._contents.inputs_for(job.owner))
         except NotSentError as error:
             self.on_trouble(worker_id, str(error))
             if again:

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 import msgspec
 
+from trusted_pool.coordinator.admission import Admission
 from trusted_pool.coordinator.audit import Anchor, Audit
 from trusted_pool.coordinator.bulletin import Bulletin
 from trusted_pool.coordinator.cancel import Cancel
@@ -17,6 +18,7 @@ from trusted_pool.coordinator.explain import Explain
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.keys import Keys
 from trusted_pool.coordinator.logs import Logs
+from trusted_pool.coordinator.owner_limits import OwnerLimits
 from trusted_pool.coordinator.read import Read
 from trusted_pool.coordinator.reconcile import Reconciler
 from trusted_pool.coordinator.roster import Member, Roster
@@ -25,6 +27,7 @@ from trusted_pool.coordinator.submit import Submit
 from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.coordinator.watch import Watcher
 from trusted_pool.core.access import BY_CONSOLE, Access
+from trusted_pool.core.limits import Limits
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.blobs import Blobs
@@ -42,6 +45,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     check_interval_s: float = 30.0
     grace_s: float = 120.0
     on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY
+    limits: Limits = Limits()  #: of every owner that has none of its own
 
 
 class Coordinator:
@@ -77,11 +81,17 @@ class Coordinator:
         self.roster = Roster(link_to)
         self.contents = Contents(blobs, store)
         self.jobs = Jobs(store, clock, self.bulletin)
+        self.audit = Audit(store=store, clock=clock, dice=dice, pool_id=pool_id, sign=sign, anchor=anchor)
+        self.keys = Keys(store=store, audit=self.audit, clock=clock, dice=dice, without_key=without_key)
+        self.limits = OwnerLimits(store=store, audit=self.audit, usual=settings.limits)
+        self.admission = Admission(store=store, contents=self.contents, limits=self.limits, clock=clock)
         self.submit = Submit(
             store=store,
             contents=self.contents,
             roster=self.roster,
             bulletin=self.bulletin,
+            admission=self.admission,
+            owner_limits=self.limits,
             clock=clock,
             dice=dice,
             on_worker_loss=settings.on_worker_loss,
@@ -106,20 +116,27 @@ class Coordinator:
             tasks=self._tasks,
             clock=clock,
             holder=dice.token(8),
+            limits=self.limits,
         )
         self.cancel = Cancel(self.jobs, self._sender, self._tasks)
         self.explain = Explain(self.roster, clock)
-        self.audit = Audit(store=store, clock=clock, dice=dice, pool_id=pool_id, sign=sign, anchor=anchor)
-        self.keys = Keys(store=store, audit=self.audit, clock=clock, dice=dice, without_key=without_key)
         self.duties = Duties(
             store=store, jobs=self.jobs, roster=self.roster, tasks=self._tasks, clock=clock, audit=self.audit
         )
         self.read = Read(
-            store=store, jobs=self.jobs, roster=self.roster, explain=self.explain, clock=clock, pool_id=pool_id
+            store=store,
+            jobs=self.jobs,
+            roster=self.roster,
+            explain=self.explain,
+            limits=self.limits,
+            admission=self.admission,
+            clock=clock,
+            pool_id=pool_id,
         )
         self.logs = Logs(store, self.jobs, self.roster, self.contents, self.bulletin)
         self._sender.on_trouble = self._collector.on_trouble = self._trouble
-        self.roster.on_change = self._dispatcher.wake
+        self.roster.on_change = self.limits.on_change = self._dispatcher.wake
+        self.bulletin.listen(self.admission.noticed)
         self.bulletin.listen(self.roster.account)
         self.bulletin.listen(self._dispatcher.noticed)
 
@@ -127,6 +144,7 @@ class Coordinator:
         """Take up the work where the store says that it was."""
         await self.audit.start()
         await self.keys.start()
+        await self.limits.start()
         swept = await self._blobs.sweep()
         if swept:
             _log.info("Removed %d unfinished uploads", swept)

@@ -6,9 +6,12 @@ import logging
 
 import msgspec
 
+from trusted_pool.coordinator.admission import Admission
 from trusted_pool.coordinator.bulletin import Bulletin
 from trusted_pool.coordinator.contents import SMALL_BYTES, Contents
+from trusted_pool.coordinator.owner_limits import OwnerLimits
 from trusted_pool.coordinator.roster import Roster
+from trusted_pool.coordinator.turnstile import Turnstile
 from trusted_pool.core.job import InputFile, Job
 from trusted_pool.core.placement import could_ever
 from trusted_pool.core.request import Request, obstacles
@@ -28,6 +31,8 @@ from trusted_pool.protocol.errors import (
 _log = logging.getLogger(__name__)
 
 IDEMPOTENCY_S = 24 * 3600.0
+#: Small submits that are worked on at once; enough to fill a transaction. Of more, owners take turns.
+AT_ONCE = 64
 MANIFEST_NAME = "job.json"
 _SEND_FILES = "send them: curl -F files=@project.tar.gz …"
 
@@ -57,6 +62,8 @@ class Submit:
         contents: Contents,
         roster: Roster,
         bulletin: Bulletin,
+        admission: Admission,
+        owner_limits: OwnerLimits,
         clock: Clock,
         dice: Dice,
         on_worker_loss: OnWorkerLoss = OnWorkerLoss.RETRY,
@@ -66,6 +73,9 @@ class Submit:
         self._contents = contents
         self._roster = roster
         self._bulletin = bulletin
+        self._admission = admission
+        self._owner_limits = owner_limits
+        self._turnstile = Turnstile(AT_ONCE)
         self._clock = clock
         self._dice = dice
         self._on_worker_loss = on_worker_loss
@@ -80,7 +90,10 @@ class Submit:
             PoolError: it is not admitted; nothing was kept.
         """
         try:
-            return await self._submit(owner, raw, files, key)
+            if any(file.staged.size > SMALL_BYTES for file in files):
+                return await self._submit(owner, raw, files, key)
+            async with self._turnstile.turn(owner, 1):
+                return await self._submit(owner, raw, files, key)
         except (BlobsFullError, StoreFullError):
             raise StorageFullError(
                 "the coordinator's disk is full; the job was not kept",
@@ -103,6 +116,7 @@ class Submit:
 
     async def rerun(self, old: Job, by: str) -> Job:
         """Keep a new job with the files and the manifest of an old one. Raises PoolError."""
+        self._admission.resubmit(by)
         parsed = manifest.parse(old.manifest.encode())
         resolved = manifest.resolve(parsed, {parsed.entrypoint or ""}, self._on_worker_loss)
         blobs = [Blob(sha256=file.sha256, size=file.size) for file in old.inputs]
@@ -110,8 +124,10 @@ class Submit:
         job = msgspec.structs.replace(job, rerun_of=old.job_id)
         self._possible(job.request)
         event = Event(job_id=job.job_id, at=job.submitted_at, kind="Submitted", data={"rerun_of": old.job_id})
-        (committed,) = await self._store.commit([Unit(job=job, events=(event,), blobs=tuple(blobs))])
+        caps = self._owner_limits.caps(by)
+        (committed,) = await self._store.commit([Unit(job=job, events=(event,), blobs=tuple(blobs), caps=caps)])
         if not committed.ok:
+            await self._beyond(job, committed.conflict)
             raise ConflictError(f"the job could not be kept: {committed.conflict}", hint="try again")
         _log.info("Queued job %s again as %s", old.job_id, job.job_id)
         self._bulletin.publish(None, job)
@@ -155,7 +171,8 @@ class Submit:
                 owner=owner, key=key, fingerprint=fingerprint, job_id=job.job_id, until=now + IDEMPOTENCY_S
             )
         event = Event(job_id=job.job_id, at=now, kind="Submitted", data={"owner": owner})
-        unit = Unit(job=job, events=(event,), blobs=tuple(blobs), idempotency=held)
+        caps = self._owner_limits.caps(owner)
+        unit = Unit(job=job, events=(event,), blobs=tuple(blobs), idempotency=held, caps=caps)
         (committed,) = await self._store.commit([unit])
         if committed.ok:
             _log.info("Queued job %s", job.job_id)
@@ -163,7 +180,14 @@ class Submit:
             return job
         if key is not None and (known := await self._known(owner, key, fingerprint)) is not None:
             return known
+        await self._beyond(job, committed.conflict)
         raise ConflictError(f"the job could not be kept: {committed.conflict}", hint="submit it again")
+
+    async def _beyond(self, job: Job, conflict: str) -> None:
+        """Say why a job was not kept, where that was a limit. Raises TooManyQueuedError, OverQuotaError."""
+        if conflict in ("queued", "bytes"):
+            needed = sum(file.size for file in job.inputs) + len(job.manifest.encode())
+            raise await self._admission.refused(job.owner, conflict, needed)
 
     async def _resolve(self, raw: bytes | None, files: list[Upload]) -> manifest.Resolved:
         names, inside = await self._look_inside(files)

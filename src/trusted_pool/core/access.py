@@ -3,6 +3,7 @@
 A role says what kind of thing somebody may do, a scope to whose jobs. Each role includes those before it.
 """
 
+import re
 from enum import StrEnum
 
 import msgspec
@@ -13,6 +14,14 @@ from trusted_pool.core.job import Job
 LOCAL_OWNER = "local"
 #: Who acts by the machine itself: a signal, a file, a command beside the data directory. No key may be his.
 CONSOLE = "console"
+
+
+_OWNER = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
+
+
+def is_owner(name: str) -> bool:
+    """Whether jobs may belong to one of this name."""
+    return _OWNER.fullmatch(name) is not None and name != CONSOLE
 
 
 class Role(StrEnum):

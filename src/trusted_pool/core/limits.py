@@ -18,19 +18,19 @@ class OwnerUsage(msgspec.Struct, frozen=True, kw_only=True):
     bytes: int = 0  #: the blobs that its jobs refer to, each once, and the jobs' manifests and results
 
 
-class Limits(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one owner may have. 0: no limit."""
 
     queued: int = NO_LIMIT  #: jobs that wait; more are refused
     running: int = NO_LIMIT  #: jobs that are dispatched or running; more wait
     bytes: int = NO_LIMIT  #: of `OwnerUsage.bytes` and of uploads under way; more are refused
-    submits_per_minute: int = NO_LIMIT  #: and as many at once after a minute without any
+    submits_per_minute: int = NO_LIMIT  #: in the long run; and as many at once after a minute without any
     transfers: int = NO_LIMIT  #: uploads and downloads of more than a small file, at once
     waits: int = NO_LIMIT  #: long polls and followed logs, at once
 
 
-class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True, omit_defaults=True):
-    """What is said for one owner in place of the pool's limits. None: as for all."""
+class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
+    """What is said for one owner in place of the usual limits. None: the usual one."""
 
     queued: int | None = None
     running: int | None = None
@@ -44,11 +44,6 @@ class LimitsChange(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fie
         said = {name: value for name, value in msgspec.structs.asdict(self).items() if value is not None}
         return msgspec.structs.replace(usual, **said)
 
-    @property
-    def empty(self) -> bool:
-        """Whether it says nothing."""
-        return self == LimitsChange()
-
 
 class RunningCaps(msgspec.Struct, frozen=True, kw_only=True):
     """How many jobs of each owner may be dispatched or running. None: any number."""
@@ -61,9 +56,31 @@ class RunningCaps(msgspec.Struct, frozen=True, kw_only=True):
         return self.of.get(owner, self.usual)
 
 
+class Beyond(msgspec.Struct, frozen=True, kw_only=True):
+    """What somebody wants and may not have."""
+
+    used: int
+    allowed: int
+    needed: int = 1
+
+
 def cap(limit: int) -> int | None:
     """Return a limit as a cap: None for no limit."""
     return None if limit == NO_LIMIT else limit
+
+
+def beyond_queue(limits: Limits, usage: OwnerUsage, coming: int = 0) -> Beyond | None:
+    """Say whether one more job in the queue is too many. `coming`: the owner's uploads that will be jobs."""
+    if limits.queued == NO_LIMIT or usage.queued + coming < limits.queued:
+        return None
+    return Beyond(used=usage.queued + coming, allowed=limits.queued)
+
+
+def beyond_bytes(limits: Limits, usage: OwnerUsage, staged: int, needed: int) -> Beyond | None:
+    """Say whether so many bytes more are too many. `staged`: what the owner's uploads hold that are no jobs yet."""
+    if limits.bytes == NO_LIMIT or usage.bytes + staged + needed <= limits.bytes:
+        return None
+    return Beyond(used=usage.bytes + staged, allowed=limits.bytes, needed=needed)
 
 
 class Bucket:
@@ -76,24 +93,24 @@ class Bucket:
         self._tokens = float(per_minute)
         self._at = now
 
-    def take(self, per_minute: int, now: float) -> float:
-        """Take one token and return 0, or return the seconds until there is one. The rate may have changed."""
-        rate = per_minute / MINUTE_S
+    def _fill(self, per_minute: int, now: float) -> None:
+        """Let time pass, in which the rate may have been changed."""
         if per_minute != self._per_minute:
             self._tokens += max(0, per_minute - self._per_minute)
             self._per_minute = per_minute
-        self._tokens = min(per_minute, self._tokens + max(0.0, now - self._at) * rate)
+        passed_s = max(0.0, now - self._at)
+        self._tokens = min(per_minute, self._tokens + passed_s * per_minute / MINUTE_S)
         self._at = now
+
+    def take(self, per_minute: int, now: float) -> float:
+        """Take one token and return 0, or return the seconds until there is one."""
+        self._fill(per_minute, now)
         if self._tokens < 1:
-            return (1 - self._tokens) / rate
+            return (1 - self._tokens) * MINUTE_S / per_minute
         self._tokens -= 1
         return 0.0
 
-    def full(self, now: float) -> bool:
-        """Whether it is as if it had never been used, and may be forgotten."""
-        return self._tokens + max(0.0, now - self._at) * self._per_minute / MINUTE_S >= self._per_minute
-
-    def left(self, now: float) -> int:
+    def left(self, per_minute: int, now: float) -> int:
         """Return how many tokens there are."""
-        rate = self._per_minute / MINUTE_S
-        return math.floor(min(self._per_minute, self._tokens + max(0.0, now - self._at) * rate))
+        self._fill(per_minute, now)
+        return math.floor(self._tokens)

@@ -10,6 +10,7 @@ import msgspec
 
 from trusted_pool.core.access import KeyState, Role, Scope
 from trusted_pool.core.job import Attempt, InputFile
+from trusted_pool.core.limits import Limits, LimitsChange
 from trusted_pool.core.request import Capacity, Obstacle
 from trusted_pool.core.words import Duty, Fault, JobState, Reason, WorkerHealth
 from trusted_pool.protocol.audit import AuditEntry, Head
@@ -318,3 +319,30 @@ class AuditAnswer(msgspec.Struct, frozen=True, kw_only=True):
 
     entries: list[AuditEntry]
     head: Head  #: how far the trail goes
+
+
+class UsageAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """What one owner has of the pool now, and what it may have. A limit of 0 is none."""
+
+    owner: str
+    queued: int
+    running: int  #: dispatched or running
+    bytes: int  #: kept: files, each once, manifests and results
+    staged_bytes: int = 0  #: of uploads under way; they count as well
+    transfers: int = 0  #: uploads and downloads of more than a small file, under way
+    waits: int = 0  #: long polls and followed logs
+    submits_left: int | None = None  #: that may come at once; null: any number
+    limits: Limits
+
+
+class UsagesAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /usage`: of the owner asked for, or of all."""
+
+    owners: list[UsageAnswer]
+
+
+class LimitsAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`GET /limits`: what every owner may have, and what was set for some in place of that. 0: no limit."""
+
+    usual: Limits
+    owners: dict[str, LimitsChange]

@@ -124,6 +124,12 @@ class TooLargeError(PoolError):
     status, code, fault = 413, "too_large", Fault.USER
 
 
+class OverQuotaError(TooLargeError):
+    """More bytes than the owner may keep."""
+
+    code, fault = "over_quota", Fault.LIMIT
+
+
 class UnplaceableError(PoolError):
     """No worker of the allowlist could ever run it."""
 
@@ -134,6 +140,36 @@ class BusyError(PoolError):
     """Try again later."""
 
     status, code, fault, retryable = 429, "busy", Fault.OPERATOR, True
+
+
+class TooManyError(PoolError):
+    """More at once than the owner may have. The same request may be answered later."""
+
+    status, code, fault, retryable = 429, "too_many", Fault.LIMIT, True
+
+
+class TooManyQueuedError(TooManyError):
+    """The owner has as many jobs queued as it may."""
+
+    code = "too_many_queued"
+
+
+class TooFastError(TooManyError):
+    """The owner submits faster than it may."""
+
+    code = "too_fast"
+
+
+class TooManyTransfersError(TooManyError):
+    """The owner has as many uploads and downloads under way as it may."""
+
+    code = "too_many_transfers"
+
+
+class TooManyWaitsError(TooManyError):
+    """The owner has as many long polls and followed logs as it may."""
+
+    code = "too_many_waits"
 
 
 class UnavailableError(PoolError):

@@ -5,7 +5,9 @@ end both. The request's body is the application's to time: it knows how large on
 """
 
 import asyncio
+import ipaddress
 import ssl
+from collections import Counter
 from typing import Any
 
 import msgspec
@@ -21,9 +23,15 @@ from trusted_pool.serve.answering import Cycle
 _STATUS = {
     400: ("Bad Request", "bad_request", "this is no HTTP request that can be read"),
     408: ("Request Timeout", "too_slow", "the head of the request did not arrive in time"),
+    429: ("Too Many Requests", "too_many_connections", "your address has too many connections open; let some go"),
     431: ("Request Header Fields Too Large", "head_too_large", "the head of the request is too large"),
     503: ("Service Unavailable", "busy", "too many connections are open; try again later"),
 }
+
+
+_RETRYABLE = (408, 429, 503)
+RETRY_AFTER_S = 1
+_NETWORK_BITS = 64  # of IPv6: what one subscriber has at least
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -34,7 +42,25 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     keep_alive_s: int = 75  #: an idle connection is closed after this; clients should let go earlier
     max_head_bytes: int = 64 * 1024  #: request line and headers, and likewise what stands between pieces of a body
     max_connections: int = 2000
+    max_per_address: int = 1000  #: of those, from one client address, or one IPv6 network of 64 bits; 0: all
     backlog: int = 1024
+
+
+def address_of(transport: asyncio.BaseTransport) -> str:
+    """Return whom a connection counts for: an IPv4 address, an IPv6 network; empty for what is neither."""
+    peer = transport.get_extra_info("peername")
+    if not isinstance(peer, tuple) or not peer:
+        return ""
+    host = str(peer[0])
+    if ":" not in host:
+        return host
+    try:
+        address = ipaddress.IPv6Address(host.partition("%")[0])
+    except ValueError:
+        return host
+    if address.ipv4_mapped is not None:
+        return str(address.ipv4_mapped)
+    return str(ipaddress.IPv6Network((address, _NETWORK_BITS), strict=False))
 
 
 class Connections(ServerState):
@@ -44,6 +70,7 @@ class Connections(ServerState):
         super().__init__()
         self.limits = limits
         self.stopping = False
+        self.by_address: Counter[str] = Counter()
         self.none_left = asyncio.Event()
         self.none_left.set()
 
@@ -71,6 +98,7 @@ class Connection(HttpToolsProtocol):
         self._unread = 0  # bytes since the head began, or since the last piece of body
         self._too_large = False
         self._extensions: dict[str, Any] = {}
+        self._address = ""
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does
         """Learn who the peer is; begin to wait for the first head."""
@@ -79,10 +107,15 @@ class Connection(HttpToolsProtocol):
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._identify(tls)
+        self._address = address_of(transport)
+        self.server_state.by_address[self._address] += 1
+        most = self._limits.max_per_address
         if self.server_state.stopping or len(self.server_state.connections) > self._limits.max_connections:
             self._refuse(503)
-            return
-        self._arm()
+        elif most and self.server_state.by_address[self._address] > most:
+            self._refuse(429)
+        else:
+            self._arm()
 
     def _identify(self, tls: ssl.SSLObject) -> None:
         der = tls.getpeercert(binary_form=True)
@@ -106,6 +139,10 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._disarm()
+        by_address = self.server_state.by_address
+        by_address[self._address] -= 1
+        if by_address[self._address] <= 0:
+            del by_address[self._address]
         super().connection_lost(exc)
         if not self.server_state.connections:
             self.server_state.none_left.set()
@@ -183,12 +220,13 @@ class Connection(HttpToolsProtocol):
     def _refuse(self, status: int) -> None:
         """Answer without the application, and close."""
         phrase, code, message = _STATUS[status]
-        body = msgspec.json.encode(ErrorAnswer(ErrorBody(code=code, message=message, retryable=status in (408, 503))))
+        body = msgspec.json.encode(ErrorAnswer(ErrorBody(code=code, message=message, retryable=status in _RETRYABLE)))
+        later = f"retry-after: {RETRY_AFTER_S}\r\n" if status in _RETRYABLE else ""
         self._disarm()
         if self._idle:  # else the answer would stand inside another
             head = (
                 f"HTTP/1.1 {status} {phrase}\r\ncontent-type: application/json\r\n"
-                f"content-length: {len(body)}\r\nconnection: close\r\n\r\n"
+                f"content-length: {len(body)}\r\nconnection: close\r\n{later}\r\n"
             )
             self.transport.write(head.encode() + body)
         self.transport.close()

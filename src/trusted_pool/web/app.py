@@ -14,10 +14,12 @@ from trusted_pool.web.care_routes import care_routes
 from trusted_pool.web.direct import DirectSubmit
 from trusted_pool.web.failures import HANDLERS, MAX_BODY
 from trusted_pool.web.job_routes import job_routes
+from trusted_pool.web.limit_routes import limit_routes
 from trusted_pool.web.log_routes import log_routes
 from trusted_pool.web.metrics_routes import Counted, metrics_routes, on_failure
 from trusted_pool.web.operator_routes import operator_routes
 from trusted_pool.web.output_routes import output_routes
+from trusted_pool.web.places import Places
 from trusted_pool.web.pool_routes import pool_routes
 from trusted_pool.web.revoked import StillAllowed
 
@@ -33,6 +35,7 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
             *care_routes(coordinator),
             *operator_routes(coordinator),
             *access_routes(coordinator),
+            *limit_routes(coordinator),
             *metrics_routes(metrics),
         ],
         guards=[guard_of(coordinator.keys)],
@@ -42,5 +45,5 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         request_max_body_size=MAX_BODY,
         logging_config=None,
     )
-    direct = DirectSubmit(StillAllowed(litestar, coordinator.keys), coordinator)
+    direct = DirectSubmit(Places(StillAllowed(litestar, coordinator.keys)), coordinator)
     return BrowserGuard(Counted(PatientBodies(direct), litestar.routes, metrics), loopback_only=loopback_only)

@@ -28,7 +28,7 @@ PAGE = 500
 
 Req = Request[Any, Any, Any]
 
-_AGAIN = SUBMITTER | fails(409, 422, 429)
+_AGAIN = SUBMITTER | fails(409, 413, 422, 429)
 
 
 class PriorityBody(msgspec.Struct, frozen=True, forbid_unknown_fields=True):

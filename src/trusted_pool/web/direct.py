@@ -61,22 +61,29 @@ class DirectSubmit:
 
 async def submitted(request: Request[Any, Any, Any], body: AsyncIterator[bytes], coordinator: Coordinator) -> Job:
     """Keep the job that a request brings. Raises PoolError."""
-    content_type, key = said(request)
-    received = await receive_form(content_type, body, coordinator.contents)
-    return await coordinator.submit(caller_of(request).owner, received.manifest, received.files, key)
+    content_type, length, key = said(request)
+    owner = caller_of(request).owner
+    intake = await coordinator.admission.submit(owner, length, key)
+    try:
+        received = await receive_form(content_type, body, intake)
+        return await coordinator.submit(owner, received.manifest, received.files, key)
+    finally:
+        intake.end()
 
 
-def said(request: Request[Any, Any, Any]) -> tuple[str, str | None]:
-    """Return the Content-Type and the idempotency key of a submit. Raises BadRequestError."""
-    content_type, key = "", None
+def said(request: Request[Any, Any, Any]) -> tuple[str, int | None, str | None]:
+    """Return type and length of the body of a submit, and its idempotency key. Raises BadRequestError."""
+    content_type, length, key = "", None, None
     for name, value in reversed(list(request.scope["headers"])):  # so that the first one counts
         if name == b"content-type":
             content_type = value.decode("latin-1")
+        elif name == b"content-length":
+            length = int(value) if value.isdigit() else None
         elif name == b"idempotency-key":
             key = value.decode("latin-1")
     if key is not None and not 0 < len(key) <= MAX_KEY:
         raise BadRequestError(f"Idempotency-Key must have 1 to {MAX_KEY} characters")
-    return content_type, key
+    return content_type, length, key
 
 
 def failure_of(request: Request[Any, Any, Any]) -> Exception | None:

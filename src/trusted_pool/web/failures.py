@@ -1,6 +1,7 @@
 """Every error is answered as JSON: what failed, whose fault it is, what to do next."""
 
 import logging
+import math
 from typing import Any
 
 import msgspec
@@ -47,7 +48,7 @@ def answer(error: PoolError) -> Response[bytes]:
     """Write an error of the pool."""
     headers = {}
     if error.retry_after_s is not None:
-        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+        headers["Retry-After"] = str(max(1, math.ceil(error.retry_after_s)))
     if isinstance(error, UnauthenticatedError):
         headers["WWW-Authenticate"] = 'Bearer realm="trusted-pool"'
     if isinstance(error, TooSlowError):

@@ -48,10 +48,15 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         if not dry_run:
             job = await submitted(request, request.stream(), coordinator)
             return Response(SubmitAnswer(job_id=job.job_id, status=job.state))
-        content_type, _ = said(request)
-        received = await receive(content_type, request.stream(), coordinator.contents)
-        resolved, wants = await coordinator.submit.dry_run(received.manifest, received.files)
-        verdict, message, workers = coordinator.explain.prospect(wants)
+        content_type, length, _ = said(request)
+        owner = caller_of(request).owner
+        intake = await coordinator.admission.submit(owner, length, dry=True)
+        try:
+            received = await receive(content_type, request.stream(), intake)
+            resolved, wants = await coordinator.submit.dry_run(received.manifest, received.files)
+        finally:
+            intake.end()
+        verdict, message, workers = coordinator.explain.prospect(wants, await coordinator.read.held_back(owner))
         return Response(
             DryRunAnswer(
                 admitted=verdict != "impossible",
@@ -62,17 +67,20 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
             )
         )
 
-    @get("/status/{job_id:str}", summary="All that is known of a job", opt=VIEWER)
+    @get("/status/{job_id:str}", summary="All that is known of a job", opt=VIEWER | fails(429))
     async def status(
         request: Req, job_id: str, wait: Annotated[float, Parameter(ge=0, le=MAX_WAIT_S)] = 0.0
     ) -> StatusAnswer:
         """With `wait`, answer at the job's next change, or after so many seconds."""
-        may = caller_of(request).may_see
+        caller = caller_of(request)
         change = coordinator.bulletin.expect(job_id)
         try:
-            answer = await coordinator.read.status(job_id, may)
-            if wait and answer.completed_at is None and await coordinator.bulletin.until(change, job_id, wait):
-                answer = await coordinator.read.status(job_id, may)
+            answer = await coordinator.read.status(job_id, caller.may_see)
+            if wait and answer.completed_at is None:
+                with coordinator.admission.wait(caller.owner):
+                    changed = await coordinator.bulletin.until(change, job_id, wait)
+                if changed:
+                    answer = await coordinator.read.status(job_id, caller.may_see)
         finally:
             coordinator.bulletin.forget(change, job_id)
         return answer

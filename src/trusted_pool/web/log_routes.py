@@ -12,7 +12,8 @@ from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.protocol import frames
 from trusted_pool.protocol.answers import LogsAnswer
 from trusted_pool.web.caller import VIEWER, caller_of
-from trusted_pool.web.describe import FOLLOWS, sends
+from trusted_pool.web.describe import FOLLOWS, fails, sends
+from trusted_pool.web.places import hold
 from trusted_pool.web.sse import log_events, place_of
 
 MAX_LOG_TEXT = 4 * 1024 * 1024
@@ -26,14 +27,16 @@ Req = Request[Any, Any, Any]
 def log_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER, opt=VIEWER | FOLLOWS)
+    @get("/logs/{job_id:str}", summary="What a job printed", responses=_ANSWER, opt=VIEWER | FOLLOWS | fails(429))
     async def logs(request: Req, job_id: str, follow: bool = False) -> Response[Any]:
         """With `follow`, live server-sent events: stdout, stderr, mark, then `end`. Resume with Last-Event-ID."""
-        may = caller_of(request).may_see
+        caller = caller_of(request)
+        may = caller.may_see
         if follow:
             place = place_of(request.headers.get("last-event-id"))
             lines = coordinator.logs.follow(job_id, may, place)
-            await coordinator.jobs.get(job_id)
+            may(await coordinator.jobs.get(job_id))
+            hold(request, coordinator.admission.wait(caller.owner))
             headers = {"Cache-Control": "no-store", "X-Accel-Buffering": "no"}
             return Stream(log_events(lines), media_type="text/event-stream", headers=headers)
         texts = {frames.STDOUT: bytearray(), frames.STDERR: bytearray()}

@@ -1,7 +1,7 @@
 """Routes about the files that jobs leave."""
 
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from functools import partial
 from typing import Any
 
@@ -9,6 +9,7 @@ from litestar import Request, Response, get
 from litestar.handlers import HTTPRouteHandler
 from litestar.response import Stream
 
+from trusted_pool.coordinator.contents import SMALL_BYTES
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.core.job import OutputFile
 from trusted_pool.protocol.answers import OutputEntry, OutputsAnswer
@@ -16,26 +17,38 @@ from trusted_pool.protocol.errors import BadRequestError, NotFoundError
 from trusted_pool.web.caller import VIEWER, caller_of
 from trusted_pool.web.describe import fails, sends
 from trusted_pool.web.files import media_type, serve
+from trusted_pool.web.places import hold
 from trusted_pool.web.tarball import tarball
 
 Req = Request[Any, Any, Any]
 
-_FILE = VIEWER | fails(206, 304, 409, 416) | sends("*/*")
-_ARCHIVE = VIEWER | fails(409) | sends("application/gzip")
+_FILE = VIEWER | fails(206, 304, 409, 416, 429) | sends("*/*")
+_ARCHIVE = VIEWER | fails(409, 429) | sends("application/gzip")
 
 
 def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    def open_range(file: OutputFile, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
-        return coordinator.contents.open(file.sha256, start, length)
+    def reader(owner: str) -> Callable[..., AsyncIterator[bytes]]:
+        """Return what opens a file for an owner, whose turns its pieces take."""
+
+        def open_range(file: OutputFile, start: int = 0, length: int | None = None) -> AsyncIterator[bytes]:
+            return coordinator.contents.open(file.sha256, start, length, owner=owner)
+
+        return open_range
+
+    def count(request: Req, size: int) -> None:
+        """Count a download, unless it is of a small file."""
+        if size > SMALL_BYTES:
+            hold(request, coordinator.admission.download(caller_of(request).owner))
 
     async def file_answer(request: Req, job_id: str, path: str) -> Response[Any]:
         wanted = _output_path(path)
         _, result = await coordinator.read.result(job_id, caller_of(request).may_see)
         for file in result.outputs:
             if file.path == wanted:
-                return serve(file, partial(open_range, file), request.headers)
+                count(request, file.size)
+                return serve(file, partial(reader(caller_of(request).owner), file), request.headers)
         raise NotFoundError(
             f"job {job_id} has no output {wanted!r}", hint=f"list them: tpool outputs {job_id}", code="no_such_output"
         )
@@ -66,7 +79,9 @@ def output_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         mtime = job.completed_at or job.submitted_at
         files = sorted(result.outputs, key=lambda f: f.path)
         headers = {"Content-Disposition": f'attachment; filename="{job.job_id}.tar.gz"'}
-        return Stream(tarball(files, open_range, mtime), media_type="application/gzip", headers=headers)
+        count(request, sum(file.size for file in files))
+        open_file = reader(caller_of(request).owner)
+        return Stream(tarball(files, open_file, mtime), media_type="application/gzip", headers=headers)
 
     @get(
         "/download/{job_id:str}/{path:path}",

@@ -4,7 +4,7 @@ from collections.abc import AsyncIterable, AsyncIterator
 
 import msgspec
 
-from trusted_pool.coordinator.contents import Contents
+from trusted_pool.coordinator.intake import Intake
 from trusted_pool.coordinator.submit import Upload
 from trusted_pool.ports.blobs import Staged
 from trusted_pool.protocol import form, manifest
@@ -23,7 +23,7 @@ class Received(msgspec.Struct):
             await file.staged.discard()
 
 
-async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Contents) -> Received:
+async def receive(content_type: str, chunks: AsyncIterator[bytes], intake: Intake) -> Received:
     """Read a multipart body.
 
     Raises:
@@ -37,7 +37,7 @@ async def receive(content_type: str, chunks: AsyncIterator[bytes], contents: Con
                 name = part.filename or ""
                 if not name:
                     raise BadRequestError("a file has no name", hint="curl -F files=@project.tar.gz …")
-                received.files.append(Upload(name, await _stage(part, contents)))
+                received.files.append(Upload(name, await _stage(part, intake)))
             elif part.name == "manifest":
                 if received.manifest is not None:
                     raise BadManifestError("there are two manifests", hint="send one field named manifest")
@@ -61,8 +61,8 @@ async def _manifest(part: form.Part) -> bytes:
         ) from None
 
 
-async def _stage(data: AsyncIterable[bytes], contents: Contents) -> Staged:
-    stage = await contents.stage()
+async def _stage(data: AsyncIterable[bytes], intake: Intake) -> Staged:
+    stage = await intake.stage()
     try:
         async for piece in data:
             await stage.write(piece)

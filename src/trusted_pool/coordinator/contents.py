@@ -42,7 +42,7 @@ class Contents:
     async def open(
         self, sha256: str, start: int = 0, length: int | None = None, *, owner: str = ""
     ) -> AsyncIterator[bytes]:
-        """Yield a blob's bytes. `owner`: whose turns it takes; of nobody in particular, if not said. Raises BlobMissingError."""
+        """Yield a blob's bytes. `owner`: whose turns it takes. Raises BlobMissingError."""
         blob = await self._store.blob(sha256)
         if blob is None:
             raise BlobMissingError(sha256)

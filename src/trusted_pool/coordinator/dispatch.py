@@ -125,10 +125,10 @@ class Dispatcher:
             next(load for w, load in pool if w is worker).take(row.job.request, 10**12 + tick)
             event = h.Placed(attempt=len(row.job.attempts) + 1, worker_id=worker.worker_id)
             placed.append((row, advance(row.job, event, now)))
-        await self._commit(placed, now)
-        return bool(placed)
+        return await self._commit(placed, now)
 
-    async def _commit(self, placed: list[tuple[Versioned, Job]], now: float) -> None:
+    async def _commit(self, placed: list[tuple[Versioned, Job]], now: float) -> bool:
+        """Commit placements and send those that were kept; return whether there may be more to place."""
         units, running = [], self._limits.running
         for row, job in placed:
             attempt = job.attempts[-1]
@@ -136,8 +136,10 @@ class Dispatcher:
             caps = None if running is None else Caps(running=running.cap(job.owner))
             units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,), charge=CHARGE, caps=caps))
         if not units:
-            return
-        for (row, job), committed in zip(placed, await self._store.commit(units), strict=True):
+            return False
+        answers = await self._store.commit(units)
+        for (row, job), committed in zip(placed, answers, strict=True):
             if committed.ok:
                 self._jobs.learn(row.job, Versioned(job, committed.version))
                 self._tasks.spawn(self._sender.send(job), f"send {job.job_id}")
+        return any(committed.conflict != "running" for committed in answers)  # another coordinator was there first

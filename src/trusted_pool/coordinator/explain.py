@@ -100,6 +100,9 @@ class Explain:
                     verdict, message = "waits", f"{message}; it is tried again in {wait_s:.0f} s"
                 elif position:
                     message = f"{message}; {position} jobs go before it"
+                if verdict == "waits" and held_back:
+                    hint = "it starts when another has ended; an admin may allow more: "
+                    hint += f"tpool limits set {job.owner} running=N"
                 if verdict == "impossible":
                     hint = f"cancel it and ask for less: tpool cancel {job.job_id}; or add a worker that can run it"
             case JobState.DISPATCHED | JobState.RUNNING:

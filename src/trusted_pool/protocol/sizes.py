@@ -4,7 +4,7 @@ import re
 
 KILO = 1000.0
 _UNITS = "kmgtp"
-_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?)(b?)|b?)", re.IGNORECASE)
+_WRITTEN = re.compile(r"(\d+(?:\.\d+)?)\s*(?:([kmgtp])(i?)(b?)|b?)", re.IGNORECASE | re.ASCII)
 MOST = 2**60
 
 

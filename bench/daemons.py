@@ -12,7 +12,7 @@ import tarfile
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
@@ -78,8 +78,9 @@ def process(*argv: str, log: Path | None = None) -> Iterator[subprocess.Popen[by
 class Pool:
     """A coordinator with workers, on free ports, in a directory that goes away."""
 
-    def __init__(self, slots: list[int], *, running: bool = True) -> None:
+    def __init__(self, slots: list[int], *, running: bool = True, options: Sequence[str] = ()) -> None:
         self.slots = slots
+        self.options = options
         self.running = running
 
     def __enter__(self) -> Self:
@@ -102,6 +103,7 @@ class Pool:
         (self.root / "workers.json").write_text(json.dumps(entries))
         argv = [*TPOOL, "coordinator", "--port", str(self.port), "--workers", str(self.root / "workers.json")]
         argv += ["--data", str(self.root / "coordinator"), "--check-interval", "1s", "--log-format", "plain"]
+        argv += self.options
         self.stack.enter_context(process(*argv, log=self.root / "coordinator.log"))
         try:
             healthy = len(self.slots) if self.running else 0

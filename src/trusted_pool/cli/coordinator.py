@@ -49,7 +49,7 @@ def coordinator(  # noqa: PLR0917 - one parameter for each option
             "--limit",
             metavar="NAME=VALUE",
             help="What each owner may have: queued, running, bytes, submits-per-minute, transfers, waits; "
-            "`none` for no limit. And connections, of each address.",
+            "`none` for no limit. And of everybody: connections (of one address), head-seconds, body-seconds.",
             show_default=False,
         ),
     ] = None,

@@ -114,12 +114,17 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     if not loopback_only:
         coordinator.keys.while_there_are_none = OPEN_TO_ALL
     server = Server(
-        # Over TLS nobody can make another name lead here: it would have to be proven.
-        create_app(coordinator, metrics, loopback_only=loopback_only and front.context is None),
+        create_app(
+            coordinator,
+            metrics,
+            # Over TLS nobody can make another name lead here: it would have to be proven.
+            loopback_only=loopback_only and front.context is None,
+            silence_s=limits.body_s,
+        ),
         host=options.host,
         port=options.port,
         ssl_context=front.context,
-        limits=ServerLimits(max_per_address=limits.connections),
+        limits=ServerLimits(max_per_address=limits.connections, header_timeout_s=limits.head_s),
     )
     stopping, reload = asyncio.Event(), asyncio.Event()
 

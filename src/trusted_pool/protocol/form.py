@@ -85,6 +85,11 @@ async def parts(
             pass
 
 
+def too_large(limits: FormLimits) -> TooLargeError:
+    """Say that a body is larger than it may be."""
+    return TooLargeError(f"the request is larger than {limits.max_bytes} bytes", hint="send less")
+
+
 class _Form(enum.Enum):
     END = enum.auto()
 
@@ -141,7 +146,7 @@ class _Events:
         async for more in self._chunks:
             self._bytes += len(more)
             if self._bytes > self._limits.max_bytes:
-                raise TooLargeError(f"the request is larger than {self._limits.max_bytes} bytes", hint="send less")
+                raise too_large(self._limits)
             chunk = chunk + more if chunk else bytes(more)
             if chunk and (not first or len(chunk) >= len(self._start) + 2):
                 break

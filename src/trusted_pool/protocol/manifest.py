@@ -1,8 +1,6 @@
 """The manifest: what a job's owner says of it. Its fields, defaults and refusals."""
 
 import difflib
-import json
-import math
 import re
 from collections.abc import Sequence
 from itertools import islice
@@ -14,6 +12,7 @@ from msgspec import Meta
 from trusted_pool.core.job import Retry
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import OnWorkerLoss
+from trusted_pool.protocol import strict
 from trusted_pool.protocol.errors import BadManifestError, UnsupportedError
 
 MAX_BYTES = 256 * 1024
@@ -126,10 +125,10 @@ def parse(raw: bytes) -> Manifest:
     if len(raw) > MAX_BYTES:
         raise BadManifestError(f"the manifest is larger than {MAX_BYTES // 1024} KiB")
     try:
-        fields: Any = _DECODER.decode(raw.decode("utf-8"))
-    except _DuplicateKeyError as error:
+        fields: Any = strict.read(raw)
+    except strict.DuplicateKeyError as error:
         raise BadManifestError(f"the manifest has the key {error} twice") from None
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         hint = 'it looks like {"entrypoint": "main.py", "interpreter": "python3"}'
         raise BadManifestError(f"the manifest is not valid JSON: {str(error)[:200]}", hint=hint) from None
     if not isinstance(fields, dict):
@@ -155,7 +154,7 @@ def _refuse_unknown(fields: dict[str, Any], known: tuple[str, ...], where: str) 
         if key not in known:
             near = _nearest(key, known)
             hint = f"did you mean {near!r}?" if near else f"known keys: {', '.join(known)}"
-            raise BadManifestError(f"unknown key {_short(key)} in {where}", hint=hint)
+            raise BadManifestError(f"unknown key {strict.short(key)} in {where}", hint=hint)
 
 
 def _nearest(word: str, known: Sequence[str]) -> str | None:
@@ -164,38 +163,6 @@ def _nearest(word: str, known: Sequence[str]) -> str | None:
         return None
     words = [one for one in islice(known, MAX_COMPARED) if len(one) <= MAX_COMPARED]
     return next(iter(difflib.get_close_matches(word, words, 1)), None)
-
-
-def _short(text: str) -> str:
-    return repr(text if len(text) <= MAX_COMPARED else text[:MAX_COMPARED] + "…")
-
-
-class _DuplicateKeyError(ValueError):
-    pass
-
-
-def _pairs(items: list[tuple[str, Any]]) -> dict[str, Any]:
-    out: dict[str, Any] = {}
-    for key, value in items:
-        if key in out:
-            raise _DuplicateKeyError(_short(key))
-        out[key] = value
-    return out
-
-
-def _constant(name: str) -> Any:
-    raise ValueError(f"{name} is no JSON number")
-
-
-def _finite(text: str) -> float:
-    number = float(text)
-    if math.isinf(number):
-        raise ValueError(f"{_short(text)} is too large")
-    return number
-
-
-#: The one decoder that shows duplicate keys and refuses NaN and 1e999; made once, which halves the cost of a manifest.
-_DECODER = json.JSONDecoder(object_pairs_hook=_pairs, parse_constant=_constant, parse_float=_finite)
 
 
 def _refuse_unsupported(manifest: Manifest) -> None:
@@ -328,7 +295,7 @@ def _entrypoint(manifest: Manifest, names: set[str]) -> str:
     if entrypoint not in names:
         near = _nearest(entrypoint, sorted(names))
         hint = f"did you mean {near!r}?" if near else "the path is relative to the root of the files"
-        raise BadManifestError(f"entrypoint {_short(entrypoint)} is not among the files", hint=hint)
+        raise BadManifestError(f"entrypoint {strict.short(entrypoint)} is not among the files", hint=hint)
     return entrypoint
 
 
@@ -338,7 +305,7 @@ def _interpreter(manifest: Manifest, entrypoint: str) -> str:
         if name not in INTERPRETERS:
             near = _nearest(name, INTERPRETERS)
             hint = f"did you mean {near!r}?" if near else f"known: {', '.join(INTERPRETERS)}"
-            raise BadManifestError(f"unknown interpreter {_short(manifest.interpreter)}", hint=hint)
+            raise BadManifestError(f"unknown interpreter {strict.short(manifest.interpreter)}", hint=hint)
         return name
     for extension, name in BY_EXTENSION.items():
         if entrypoint.endswith(extension):

@@ -37,7 +37,7 @@ _NETWORK_BITS = 64  # of IPv6: what one subscriber has at least
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one server bears. Times in seconds, sizes in bytes."""
 
-    header_timeout_s: float = 10.0  #: from a head's first byte (or the connection's start) to its end
+    header_timeout_s: float = 10.0  #: from a head's first byte (or the connection's start) to its end; 0: any time
     handshake_timeout_s: float = 10.0
     keep_alive_s: int = 75  #: an idle connection is closed after this; clients should let go earlier
     max_head_bytes: int = 64 * 1024  #: request line and headers, and likewise what stands between pieces of a body
@@ -201,7 +201,8 @@ class Connection(HttpToolsProtocol):
         self._refuse(431 if self._too_large else 400)
 
     def _arm(self) -> None:
-        self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
+        if self._limits.header_timeout_s:
+            self._head_timer = self.loop.call_later(self._limits.header_timeout_s, self._head_is_late)
 
     def _disarm(self) -> None:
         if self._head_timer is not None:

@@ -7,7 +7,7 @@ from trusted_pool import __version__
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.web.access_routes import access_routes
-from trusted_pool.web.bodies import PatientBodies
+from trusted_pool.web.bodies import PatientBodies, read_strictly
 from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.caller import guard_of, on_login_failure
 from trusted_pool.web.care_routes import care_routes
@@ -24,8 +24,13 @@ from trusted_pool.web.pool_routes import pool_routes
 from trusted_pool.web.revoked import StillAllowed
 
 
-def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: bool) -> BrowserGuard:
-    """Build the application for a coordinator. `loopback_only`: it is reachable from this machine only."""
+def create_app(
+    coordinator: Coordinator, metrics: Metrics, *, loopback_only: bool, silence_s: float | None = None
+) -> BrowserGuard:
+    """Build the application for a coordinator.
+
+    `loopback_only`: it is reachable from this machine only. `silence_s`: as for PatientBodies.
+    """
     litestar = Litestar(
         route_handlers=[
             *job_routes(coordinator),
@@ -39,6 +44,7 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
             *metrics_routes(metrics),
         ],
         guards=[guard_of(coordinator.keys)],
+        before_request=read_strictly,
         after_exception=[on_failure(metrics), on_login_failure(coordinator)],
         exception_handlers=HANDLERS,
         openapi_config=OpenAPIConfig(title="Trusted Pool", version=__version__, path="/_openapi"),
@@ -46,4 +52,6 @@ def create_app(coordinator: Coordinator, metrics: Metrics, *, loopback_only: boo
         logging_config=None,
     )
     direct = DirectSubmit(Places(StillAllowed(litestar, coordinator.keys)), coordinator)
-    return BrowserGuard(Counted(PatientBodies(direct), litestar.routes, metrics), loopback_only=loopback_only)
+    return BrowserGuard(
+        Counted(PatientBodies(direct, silence_s), litestar.routes, metrics), loopback_only=loopback_only
+    )

@@ -65,7 +65,7 @@ async def submitted(request: Request[Any, Any, Any], body: AsyncIterator[bytes],
     owner = caller_of(request).owner
     intake = await coordinator.admission.submit(owner, length, key)
     try:
-        received = await receive_form(content_type, body, intake)
+        received = await receive_form(content_type, body, intake, length)
         return await coordinator.submit(owner, received.manifest, received.files, key)
     finally:
         intake.end()

@@ -52,7 +52,7 @@ def job_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
         owner = caller_of(request).owner
         intake = await coordinator.admission.submit(owner, length, dry=True)
         try:
-            received = await receive(content_type, request.stream(), intake)
+            received = await receive(content_type, request.stream(), intake, length)
             resolved, wants = await coordinator.submit.dry_run(received.manifest, received.files)
         finally:
             intake.end()

@@ -10,6 +10,8 @@ from trusted_pool.ports.blobs import Staged
 from trusted_pool.protocol import form, manifest
 from trusted_pool.protocol.errors import BadManifestError, BadRequestError, TooLargeError
 
+LIMITS = form.FormLimits()
+
 
 class Received(msgspec.Struct):
     """What a submit brought: staged files and the manifest, if it brought one."""
@@ -23,16 +25,20 @@ class Received(msgspec.Struct):
             await file.staged.discard()
 
 
-async def receive(content_type: str, chunks: AsyncIterator[bytes], intake: Intake) -> Received:
-    """Read a multipart body.
+async def receive(
+    content_type: str, chunks: AsyncIterator[bytes], intake: Intake, length: int | None = None
+) -> Received:
+    """Read a multipart body. `length`: what is announced, if anything.
 
     Raises:
         PoolError: it is malformed or too large; nothing is left staged.
         BlobsError: the files cannot be staged; likewise.
     """
+    if length is not None and length > LIMITS.max_bytes:
+        raise form.too_large(LIMITS)
     received = Received(files=[])
     try:
-        async for part in form.parts(content_type, chunks, form.FormLimits()):
+        async for part in form.parts(content_type, chunks, LIMITS):
             if part.name == "files":
                 name = part.filename or ""
                 if not name:

@@ -1,7 +1,7 @@
 """One owner against another's flood: the latency of a submit, the time of an upload and of a download.
 
-Two owners with keys, over HTTP. What is measured is the second one's, alone and while the first floods from a process of
-its own; the ratio of the two is what the flood costs a neighbour.
+Two owners with keys, over HTTP. What is measured is the second one's, alone and while the first floods from a process
+of its own; the ratio of the two is what the flood costs a neighbour.
 
 Usage: python bench/fairness.py [LIMITS…], each as NAME=VALUE.
 """
@@ -15,8 +15,11 @@ import statistics
 import sys
 import time
 import urllib.request
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from typing import Any
+
+import uvloop
 
 from daemons import HERE, Pool, archive, process, wait_for
 from load import BOUNDARY
@@ -66,32 +69,37 @@ class Line:
         head = await reader.readuntil(b"\r\n\r\n")
         at = head.lower().index(b"content-length:")
         left = length = int(head[at + 15 :].split(b"\r\n", 1)[0])
-        while left:
-            left -= len(await reader.read(min(left, 2**20)))
+        while left and (piece := await reader.read(min(left, 2**20))):
+            left -= len(piece)
         return int(head.split(b" ", 2)[1]), length
 
 
 async def flood(port: int, token: str, what: str, path: str, connections: int) -> None:
-    """Ask for the same again and again over many connections, until ended."""
-    small = request(port, token, "POST", "/submit", form(archive(pad_to=1024)))
+    """Ask for the same again and again over many connections, until ended. Says each second what was done."""
+    raw = {
+        "submit": lambda: request(port, token, "POST", "/submit", form(archive(pad_to=1024))),
+        "upload": lambda: request(port, token, "POST", "/submit", form(os.urandom(LARGE // 4), "a.bin")),
+        "download": lambda: request(port, token, "GET", path),
+    }[what]()
+    done: Counter[int] = Counter()
 
     async def one() -> None:
         line = Line(port)
         while True:
             try:
-                if what == "submit":
-                    await line.ask(small)
-                elif what == "upload":
-                    status, _ = await line.ask(request(port, token, "POST", "/submit", form(os.urandom(LARGE // 4), "a.bin")))
-                    await asyncio.sleep(0 if status == 200 else 0.2)
-                else:
-                    status, _ = await line.ask(request(port, token, "GET", path))
-                    await asyncio.sleep(0 if status == 200 else 0.2)
-            except (OSError, asyncio.IncompleteReadError):
+                status, _ = await line.ask(raw)
+                done[status] += 1
+                await asyncio.sleep(0 if status == 200 else 0.2)
+            except (OSError, ValueError, asyncio.IncompleteReadError):
                 line = Line(port)
                 await asyncio.sleep(0.1)
 
-    await asyncio.gather(*(one() for _ in range(connections)))
+    async def tell() -> None:
+        while True:
+            await asyncio.sleep(1)
+            sys.stderr.write(f"{dict(done)}\n")
+
+    await asyncio.gather(tell(), *(one() for _ in range(connections)))
 
 
 def call(port: int, path: str, token: str = "", body: dict[str, Any] | None = None) -> dict[str, Any]:
@@ -99,7 +107,7 @@ def call(port: int, path: str, token: str = "", body: dict[str, Any] | None = No
     headers = {"Content-Type": "application/json"} | ({"Authorization": f"Bearer {token}"} if token else {})
     data = None if body is None else json.dumps(body).encode()
     asked = urllib.request.Request(f"http://127.0.0.1:{port}{path}", data=data, headers=headers)
-    with urllib.request.urlopen(asked, timeout=60) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310 - our own address
         return dict(json.load(answer))
 
 
@@ -148,9 +156,7 @@ def run(limits: tuple[str, ...] = ()) -> list[dict[str, Any]]:
         admin = str(call(port, "/keys", body={"owner": "admin", "role": "admin"})["token"])
         ada, bob = (str(call(port, "/keys", admin, {"owner": owner})["token"]) for owner in ("ada", "bob"))
         paths = {token: _output(port, token) for token in (ada, bob)}
-        urllib.request.urlopen(
-            urllib.request.Request(f"http://127.0.0.1:{port}/pause", method="POST", headers={"Authorization": f"Bearer {admin}"})
-        ).close()
+        call(port, "/pause", admin, {})
         kinds: dict[str, Callable[[], Awaitable[float]]] = {
             "submit": lambda: submits(port, bob),
             "upload": lambda: upload(port, bob),
@@ -188,7 +194,7 @@ def _output(port: int, token: str) -> str:
     asked = urllib.request.Request(f"http://127.0.0.1:{port}/submit", data=body)
     asked.add_header("Content-Type", f"multipart/form-data; boundary={BOUNDARY}")
     asked.add_header("Authorization", f"Bearer {token}")
-    with urllib.request.urlopen(asked, timeout=60) as answer:
+    with urllib.request.urlopen(asked, timeout=60) as answer:  # noqa: S310 - our own address
         job_id = json.load(answer)["job_id"]
     wait_for(lambda: call(port, f"/status/{job_id}?wait=1", token)["state"] == "completed", 120)
     return f"/outputs/{job_id}/large.bin"
@@ -201,6 +207,7 @@ if __name__ == "__main__":
     arguments = parser.parse_args()
     if arguments.flood:
         at, key, kind, where, count = arguments.flood
-        asyncio.run(flood(int(at), key, kind, where, int(count)))
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            runner.run(flood(int(at), key, kind, where, int(count)))
     for row in run(tuple(arguments.limits)):
         sys.stdout.write(f"{row['what']:<90} {row['ours']:>9} {row['baseline']:>9}  x{row['ratio']:<6} {row['mark']}\n")

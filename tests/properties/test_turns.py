@@ -26,10 +26,10 @@ def test_who_both_wait_are_served_evenly(todo: list[tuple[str, list[int]] | None
         if step is not None:
             owner, pieces = step
             for piece in pieces:
-                turns.wait(turns.stamp(owner, piece), (owner, piece))
+                turns.wait(owner, turns.stamp(owner, piece), (owner, piece))
                 waiting[owner].append(piece)
         elif len(turns):
-            owner, piece = turns.next()
+            owner, piece = _next(turns)
             assert waiting[owner].popleft() == piece, "in the order in which they came"
             for pair, served in since.items():
                 if owner in pair:
@@ -46,19 +46,45 @@ def test_who_both_wait_are_served_evenly(todo: list[tuple[str, list[int]] | None
     assert len(turns) == sum(map(len, waiting.values()))
 
 
+def _next(turns: Turns[tuple[str, int]]) -> tuple[str, int]:
+    found = turns.next()
+    assert found is not None
+    assert found[0] == found[1][0]
+    return found[1]
+
+
 @given(st.integers(1, 50), sizes)
 def test_one_piece_among_many_of_another_waits_for_few(crowd: int, size: int) -> None:
     """However many of another's pieces wait, no more than two of that size go before it."""
     turns: Turns[str] = Turns()
     for _ in range(crowd):
-        turns.wait(turns.stamp("many", size), "many")
+        turns.wait("many", turns.stamp("many", size), "many")
     for _ in range(crowd // 2):
         turns.next()
-    turns.wait(turns.stamp("one", size), "one")
+    turns.wait("one", turns.stamp("one", size), "one")
     before = 0
-    while turns.next() != "one":
+    while turns.next() != ("one", "one"):
         before += 1
     assert before <= 2
+
+
+@given(st.lists(st.tuples(st.sampled_from(OWNERS), sizes), max_size=40), st.lists(st.sampled_from("abcx"), max_size=60))
+def test_nobody_is_served_twice_or_forgotten(coming: list[tuple[str, int]], asked: list[str]) -> None:
+    """Whether the next of all is taken or the next of one owner."""
+    turns: Turns[int] = Turns()
+    waiting: dict[str, deque[int]] = {owner: deque() for owner in OWNERS}
+    for number, (owner, size) in enumerate(coming):
+        turns.wait(owner, turns.stamp(owner, size), number)
+        waiting[owner].append(number)
+    for which in asked:
+        if which == "x":
+            found = turns.next()
+            assert (found is None) is not any(waiting.values())
+            if found is not None:
+                assert waiting[found[0]].popleft() == found[1]
+        else:
+            assert turns.next_of(which) == (waiting[which].popleft() if waiting[which] else None)
+        assert len(turns) == sum(map(len, waiting.values()))
 
 
 @given(st.integers(1, 30), st.lists(st.floats(0, 20), max_size=60))

@@ -8,11 +8,13 @@ import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from typing import Any
 
+import httpx
 import pytest
 import uvloop
 
 from trusted_pool.protocol.certificates import PEER
 from trusted_pool.serve import Limits, ServeError, Server
+from trusted_pool.serve.connection import address_of
 
 LONG = 20.0
 Run = Callable[[Coroutine[Any, Any, None]], None]
@@ -341,6 +343,114 @@ def test_connections_are_bounded(run: Run) -> None:
                 await asyncio.sleep(0.01)
             assert (await ask(server, GET_AND_CLOSE)).startswith(b"HTTP/1.1 200 ")
             first[1][1].close()
+
+    run(body())
+
+
+def test_connections_of_one_address_are_bounded(run: Run) -> None:
+    async def body() -> None:
+        async with serving(App(), max_per_address=2) as server:
+            first = [await asyncio.open_connection("127.0.0.1", server.port) for _ in range(2)]
+            for reader, writer in first:
+                writer.write(GET)
+                assert await reader.readuntil(b"ok")
+            for _ in range(3):
+                refused = await ask(server, b"")
+                assert refused.startswith(b"HTTP/1.1 429 ")
+                assert b"retry-after: 1\r\n" in refused
+                assert json.loads(refused.partition(b"\r\n\r\n")[2])["error"]["code"] == "too_many_connections"
+            other = await asyncio.open_connection("127.0.0.1", server.port, local_addr=("127.0.0.2", 0))
+            other[1].write(GET)
+            assert await other[0].readuntil(b"ok"), "another address has its own"
+            other[1].close()
+            first[0][1].close()
+            await first[0][1].wait_closed()
+            while server._state.by_address["127.0.0.1"] > 1:  # noqa: ASYNC110 - the other end notices in its own time
+                await asyncio.sleep(0.01)
+            assert (await ask(server, GET_AND_CLOSE)).startswith(b"HTTP/1.1 200 ")
+            first[1][1].close()
+            await first[1][1].wait_closed()
+            while server._state.connections:  # noqa: ASYNC110 - likewise
+                await asyncio.sleep(0.01)
+            assert not server._state.by_address, "nobody is remembered"
+
+    run(body())
+
+
+@pytest.mark.parametrize(
+    ("peer", "counted"),
+    [
+        (("192.0.2.7", 1), "192.0.2.7"),
+        (("2001:db8:1:2:3:4:5:6", 1, 0, 0), "2001:db8:1:2::/64"),
+        (("2001:db8:1:2::9", 1, 0, 0), "2001:db8:1:2::/64"),
+        (("fe80::1%eth0", 1, 0, 2), "fe80::/64"),
+        (("::ffff:192.0.2.7", 1, 0, 0), "192.0.2.7"),
+        (("not:an:address", 1), "not:an:address"),
+        (None, ""),
+        ("", ""),
+    ],
+)
+def test_whom_a_connection_counts_for(peer: object, counted: str) -> None:
+    class Transport(asyncio.BaseTransport):
+        def get_extra_info(self, name: str, default: Any = None) -> Any:
+            return peer if name == "peername" else default
+
+    assert address_of(Transport()) == counted
+
+
+async def refuse(scope: Any, receive: Any, send: Any) -> None:
+    """Answer without a look at the body."""
+    if scope["type"] == "lifespan":
+        for word in ("startup", "shutdown"):
+            await receive()
+            await send({"type": f"lifespan.{word}.complete"})
+        return
+    await send({"type": "http.response.start", "status": 413, "headers": [(b"content-length", b"2")]})
+    await send({"type": "http.response.body", "body": b"no"})
+
+
+@pytest.mark.parametrize("bounded", [True, False])
+def test_a_refused_body_is_not_read_for_ever_and_its_sender_still_hears_why(run: Run, bounded: bool) -> None:
+    async def body() -> None:
+        limits = {} if bounded else {"max_leftover_bytes": 10**9}
+        async with serving(refuse, **limits) as server:
+            sent, answer = await asyncio.to_thread(send_it_all, server.port)
+            assert (sent < 30_000_000) is bounded, "without the bound all of it is read"
+            assert answer.startswith(b"HTTP/1.1 413 ")
+            assert answer.endswith(b"no")
+            while server._state.connections:  # noqa: ASYNC110 - the other end notices in its own time
+                await asyncio.sleep(0.01)
+            answer = await asyncio.to_thread(httpx_sends, server.port)
+            assert answer == b"413 no", "so does a common client"
+
+    run(body())
+
+
+def send_it_all(port: int) -> tuple[int, bytes]:
+    """Send a large body, as far as it is taken, and only then look at the answer."""
+    sent = 0
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock:
+        sock.sendall(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 60000000\r\n\r\n")
+        with contextlib.suppress(ConnectionError):
+            while sent < 60_000_000:
+                sent += sock.send(bytes(100_000))
+        return sent, sock.recv(1000)
+
+
+def httpx_sends(port: int) -> bytes:
+    answer = httpx.post(f"http://127.0.0.1:{port}/", content=bytes(60_000_000), timeout=10, trust_env=False)
+    return b"%d " % answer.status_code + answer.content
+
+
+def test_after_a_small_refused_body_the_connection_is_kept(run: Run) -> None:
+    async def body() -> None:
+        async with serving(refuse) as server:
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            for _ in range(3):
+                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n")
+                assert (await reader.readuntil(b"no")).startswith(b"HTTP/1.1 413 ")
+                writer.write(bytes(900_000))
+            writer.close()
 
     run(body())
 

@@ -32,7 +32,7 @@ _log = logging.getLogger(__name__)
 
 IDEMPOTENCY_S = 24 * 3600.0
 #: Small submits that are worked on at once; enough to fill a transaction. Of more, owners take turns.
-AT_ONCE = 64
+AT_ONCE = 32
 MANIFEST_NAME = "job.json"
 _SEND_FILES = "send them: curl -F files=@project.tar.gz …"
 

@@ -11,10 +11,15 @@ PIECE = 256 * 1024
 
 
 class Turnstile:
-    """One owner may be in it as often as there is room, as long as nobody else wants in."""
+    """One owner may be in it as often as there is room, as long as nobody else wants in.
+
+    An owner that has nobody inside never waits, however full it is: who sends one thing after the other does not stand
+    behind those who send fifty at once.
+    """
 
     def __init__(self, at_once: int) -> None:
         self._free = at_once
+        self._inside: dict[str, int] = {}
         self._turns: Turns[asyncio.Future[None]] = Turns()
 
     def turn(self, owner: str, size: float) -> "Turn":
@@ -24,27 +29,38 @@ class Turnstile:
     async def enter(self, owner: str, size: float) -> None:
         """Wait for a turn; each is ended by `leave`."""
         begin = self._turns.stamp(owner, size)
-        if self._free:
-            self._free -= 1
+        if self._free > 0 or owner not in self._inside:
+            self._let_in(owner)
             self._turns.serve(begin)
             return
         called = asyncio.get_running_loop().create_future()
-        self._turns.wait(begin, called)
+        self._turns.wait(owner, begin, called)
         try:
             await called
         except asyncio.CancelledError:
             if called.done() and not called.cancelled():
-                self.leave()  # it was called in the same moment
+                self.leave(owner)  # it was called in the same moment
             raise
 
-    def leave(self) -> None:
+    def _let_in(self, owner: str) -> None:
+        self._free -= 1
+        self._inside[owner] = self._inside.get(owner, 0) + 1
+
+    def leave(self, owner: str) -> None:
         """End a turn and call the next."""
-        while len(self._turns):
-            called = self._turns.next()
-            if not called.done():
-                called.set_result(None)
-                return
         self._free += 1
+        inside = self._inside.pop(owner) - 1
+        if inside:
+            self._inside[owner] = inside
+        while self._free > 0 and (found := self._turns.next()) is not None:
+            self._call(*found)
+        while owner not in self._inside and (called := self._turns.next_of(owner)) is not None:
+            self._call(owner, called)
+
+    def _call(self, owner: str, called: "asyncio.Future[None]") -> None:
+        if not called.done():  # else whoever waited has gone
+            self._let_in(owner)
+            called.set_result(None)
 
     async def paced(self, owner: str, pieces: AsyncIterator[bytes]) -> AsyncGenerator[bytes, None]:
         """Yield pieces, each read in a turn of its owner."""
@@ -76,4 +92,4 @@ class Turn:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._turnstile.leave()
+        self._turnstile.leave(self._owner)

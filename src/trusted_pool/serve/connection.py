@@ -31,6 +31,8 @@ _STATUS = {
 
 _RETRYABLE = (408, 429, 503)
 RETRY_AFTER_S = 1
+#: Between an answer that nobody may be reading yet, because he still sends, and the end of the line.
+LINGER_S = 1.0
 _NETWORK_BITS = 64  # of IPv6: what one subscriber has at least
 
 
@@ -41,6 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_s: float = 10.0
     keep_alive_s: int = 75  #: an idle connection is closed after this; clients should let go earlier
     max_head_bytes: int = 64 * 1024  #: request line and headers, and likewise what stands between pieces of a body
+    max_leftover_bytes: int = 1024 * 1024  #: of a body, read after its request was answered; then the line is closed
     max_connections: int = 2000
     max_per_address: int = 1000  #: of those, from one client address, or one IPv6 network of 64 bits; 0: all
     backlog: int = 1024
@@ -99,6 +102,8 @@ class Connection(HttpToolsProtocol):
         self._too_large = False
         self._extensions: dict[str, Any] = {}
         self._address = ""
+        self._leftover = 0  # bytes of a body that came after its request was answered
+        self._lingering: asyncio.TimerHandle | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]  # as its base does
         """Learn who the peer is; begin to wait for the first head."""
@@ -139,6 +144,8 @@ class Connection(HttpToolsProtocol):
     def connection_lost(self, exc: Exception | None) -> None:
         """Forget the connection."""
         self._disarm()
+        if self._lingering is not None:
+            self._lingering.cancel()
         by_address = self.server_state.by_address
         by_address[self._address] -= 1
         if by_address[self._address] <= 0:
@@ -166,6 +173,7 @@ class Connection(HttpToolsProtocol):
     def on_message_begin(self) -> None:
         """Begin a request's head."""
         self._in_head = True
+        self._leftover = 0
         super().on_message_begin()
         self.scope["extensions"] = self._extensions
 
@@ -187,8 +195,15 @@ class Connection(HttpToolsProtocol):
             self.cycle.__class__ = Cycle
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of body."""
+        """Take a piece of body. Of one whose request was refused, not for ever: the sender is left without a reader."""
         self._unread = 0
+        if self._idle and self._lingering is None:
+            self._leftover += len(body)
+            if self._leftover > self._limits.max_leftover_bytes:
+                self._disarm()
+                self.flow.pause_reading()
+                # The answer is on its way. Closed at once, the line would be reset, and the answer lost with it.
+                self._lingering = self.loop.call_later(LINGER_S, self.transport.abort)
         super().on_body(body)
 
     def on_message_complete(self) -> None:

@@ -151,12 +151,25 @@ class Calls(ABC):
 class Line(Calls):
     """Connections to one worker. They are made when needed and kept between calls."""
 
-    def __init__(self, endpoint: str, worker_id: str, key: Ed25519PrivateKey, clock: Clock, connect_s: float) -> None:
-        """`connect_s`: for TCP and TLS together. Raises ValueError for an endpoint that cannot be dialled."""
+    def __init__(
+        self,
+        endpoint: str,
+        worker_id: str,
+        key: Ed25519PrivateKey,
+        clock: Clock,
+        connect_s: float,
+        *,
+        leaf_s: float = LEAF_S,
+    ) -> None:
+        """`connect_s`: for TCP and TLS together. `leaf_s`: the life of a leaf, renewed when half of it is over.
+
+        Raises ValueError for an endpoint that cannot be dialled.
+        """
         super().__init__(base_url(endpoint), connect_s)
         self._worker_id = worker_id
         self._key = key
         self._clock = clock
+        self._leaf_s = leaf_s
         self._name = server_name(identity_of(key))
         self._tls: ssl.SSLContext | None = None
         self._tls_at = 0.0
@@ -166,8 +179,8 @@ class Line(Calls):
 
     def _security(self) -> dict[str, Any]:
         now = self._clock.now()
-        if self._tls is None or not 0 <= now - self._tls_at < LEAF_S / 2:
-            self._tls, self._tls_at = client_context(self._worker_id, self._key, now), now
+        if self._tls is None or not 0 <= now - self._tls_at < self._leaf_s / 2:
+            self._tls, self._tls_at = client_context(self._worker_id, self._key, now, self._leaf_s), now
         return {"ssl": self._tls, "server_hostname": self._name}
 
 
@@ -192,6 +205,6 @@ async def read_piece(content: aiohttp.StreamReader, until: float | None) -> byte
         async with asyncio.timeout_at(until):
             return await content.readany()
     except TimeoutError as error:
-        raise UnansweredError("it has been silent for too long") from error
+        raise UnansweredError("it has been silent, or too slow, for too long") from error
     except (aiohttp.ClientError, OSError) as error:
         raise of_error(error, begun=True) from error

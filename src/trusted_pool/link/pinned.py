@@ -17,6 +17,7 @@ from trusted_pool.link.multipart import SubmitBody
 from trusted_pool.link.releases import Releases
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.link import GoneError, LinkError, OpenInput, Order, UnansweredError, WrongIdentityError
+from trusted_pool.protocol.certificates import LEAF_S
 from trusted_pool.protocol.decoding import DecodingError, decode
 from trusted_pool.protocol.identity import identity_of
 from trusted_pool.protocol.messages import (
@@ -68,12 +69,19 @@ class PinnedLink:
     """
 
     def __init__(
-        self, worker: Worker, key: Ed25519PrivateKey, epoch: int, clock: Clock, patience: Patience | None = None
+        self,
+        worker: Worker,
+        key: Ed25519PrivateKey,
+        epoch: int,
+        clock: Clock,
+        patience: Patience | None = None,
+        *,
+        leaf_s: float = LEAF_S,
     ) -> None:
-        """`key`: the pool's. Raises ValueError for an endpoint that cannot be dialled."""
+        """`key`: the pool's. `leaf_s`: see `Line`. Raises ValueError for an endpoint that cannot be dialled."""
         self.worker = worker
         self._patience = patience or Patience()
-        self._line = Line(worker.endpoint, worker.worker_id, key, clock, self._patience.connect_s)
+        self._line = Line(worker.endpoint, worker.worker_id, key, clock, self._patience.connect_s, leaf_s=leaf_s)
         self._releases = Releases(self._release)
         self._headers = {POOL_HEADER: identity_of(key), EPOCH_HEADER: str(epoch)}
 

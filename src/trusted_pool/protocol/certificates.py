@@ -30,14 +30,16 @@ from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
 from trusted_pool.protocol.identity import KEY_BYTES, IdentityError, identity_of, public_key
 
-LEAF_DAYS = 30
-LEAF_S = LEAF_DAYS * 86_400.0
+#: How long a leaf is good for, in seconds. Whoever uses one makes another when half of that is over.
+LEAF_S = 30 * 86_400.0
 #: A leaf begins this long before it is made: machines' clocks disagree.
 BACKDATED = timedelta(days=1)
 #: A server keeps the contexts of at most this many pools; more are made again when they come back.
 MAX_CONTEXTS = 64
 #: Key in a request's `scope["state"]`: the id that the client proved in the handshake, or None without TLS.
 PEER = "peer_id"
+#: Likewise: a function that ends the connection at once, whatever stands in its buffers.
+HANG_UP = "hang_up"
 
 _SNI_SUFFIX = ".pool.invalid"
 _ANCHOR_FROM = datetime(2020, 1, 1, tzinfo=UTC)
@@ -84,8 +86,8 @@ def anchor(identity: str) -> bytes:
     )
 
 
-def leaf(key: Ed25519PrivateKey, now: float) -> bytes:
-    """Return the certificate (DER) with which a key proves itself for 30 days from `now`, seconds since the epoch."""
+def leaf(key: Ed25519PrivateKey, now: float, life_s: float = LEAF_S) -> bytes:
+    """Return the certificate (DER) with which a key proves itself from `now`, seconds since the epoch, for `life_s`."""
     public = key.public_key()
     begins = datetime.fromtimestamp(int(now), UTC)
     return (
@@ -95,7 +97,7 @@ def leaf(key: Ed25519PrivateKey, now: float) -> bytes:
         .public_key(public)
         .serial_number(max(1, int(now * 1000)))
         .not_valid_before(begins - BACKDATED)
-        .not_valid_after(begins + timedelta(days=LEAF_DAYS))
+        .not_valid_after(begins + timedelta(seconds=life_s))
         .add_extension(x509.BasicConstraints(ca=False, path_length=None), critical=True)
         .add_extension(_usage(sign=False), critical=True)
         .add_extension(
@@ -211,46 +213,47 @@ def _harden(context: ssl.SSLContext) -> None:
         context.num_tickets = 0
 
 
-def _show(context: ssl.SSLContext, key: Ed25519PrivateKey, now: float) -> None:
+def _show(context: ssl.SSLContext, key: Ed25519PrivateKey, now: float, life_s: float) -> None:
     """Have a context prove a key."""
     pem = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
-    pem += ssl.DER_cert_to_PEM_cert(leaf(key, now)).encode()
+    pem += ssl.DER_cert_to_PEM_cert(leaf(key, now, life_s)).encode()
     with pem_path(pem) as path:
         context.load_cert_chain(path)
 
 
-def _context(side: int, key: Ed25519PrivateKey, now: float, pinned: str | None) -> PinnedContext:
+def _context(side: int, key: Ed25519PrivateKey, now: float, pinned: str | None, life_s: float) -> PinnedContext:
     context = _verifying(side, pinned)
-    _show(context, key, now)
+    _show(context, key, now, life_s)
     return context
 
 
-def client_context(worker_id: str, key: Ed25519PrivateKey, now: float) -> ssl.SSLContext:
+def client_context(worker_id: str, key: Ed25519PrivateKey, now: float, life_s: float = LEAF_S) -> ssl.SSLContext:
     """Build a context that dials one worker as the pool that has this key; dial with `server_name(pool id)`.
 
-    It is good until its leaf ends, 30 days after `now`. Raises IdentityError.
+    It is good until its leaf ends, `life_s` after `now`. Raises IdentityError.
     """
-    return _context(ssl.PROTOCOL_TLS_CLIENT, key, now, worker_id)
+    return _context(ssl.PROTOCOL_TLS_CLIENT, key, now, worker_id, life_s)
 
 
-def _is_old(made_at: float, now: float) -> bool:
+def _is_old(made_at: float, now: float, life_s: float) -> bool:
     """Whether a leaf is to be renewed: half of its life is over, or the clock went back."""
-    return not 0 <= now - made_at < LEAF_S / 2
+    return not 0 <= now - made_at < life_s / 2
 
 
 class _Doorkeeper:
     """Swaps in the context that trusts only the id which the client names."""
 
-    def __init__(self, key: Ed25519PrivateKey, now: Callable[[], float]) -> None:
+    def __init__(self, key: Ed25519PrivateKey, now: Callable[[], float], life_s: float) -> None:
         self._key = key
         self._now = now
+        self._life_s = life_s
         self._contexts: OrderedDict[str, tuple[float, PinnedContext]] = OrderedDict()  # id → made at, context
 
     def of(self, identity: str) -> PinnedContext:
         now = self._now()
         made_at, context = self._contexts.get(identity, (0.0, None))
-        if context is None or _is_old(made_at, now):
-            made_at, context = now, _context(ssl.PROTOCOL_TLS_SERVER, self._key, now, identity)
+        if context is None or _is_old(made_at, now, self._life_s):
+            made_at, context = now, _context(ssl.PROTOCOL_TLS_SERVER, self._key, now, identity, self._life_s)
         self._contexts[identity] = (made_at, context)
         self._contexts.move_to_end(identity)
         if len(self._contexts) > MAX_CONTEXTS:
@@ -265,15 +268,16 @@ class _Doorkeeper:
         return None
 
 
-def server_context(key: Ed25519PrivateKey, now: Callable[[], float]) -> ssl.SSLContext:
+def server_context(key: Ed25519PrivateKey, now: Callable[[], float], life_s: float = LEAF_S) -> ssl.SSLContext:
     """Build a worker's context: a client gets in only by proving the key that it names.
 
-    `now` gives seconds since the epoch; leaves are renewed when half of their life is over.
+    `now` gives seconds since the epoch; leaves live for `life_s` and are renewed when half of that is over.
     """
     # Without anchors of its own it lets nobody in, should the swap ever not happen; verify_mode must stand here, for
     # OpenSSL takes it from the context that a connection begins with.
-    context = _context(ssl.PROTOCOL_TLS_SERVER, key, now(), None)
-    context.sni_callback = _Doorkeeper(key, now)
+    # Nobody sees its leaf.
+    context = _context(ssl.PROTOCOL_TLS_SERVER, key, now(), None, life_s)
+    context.sni_callback = _Doorkeeper(key, now, life_s)
     return context
 
 
@@ -295,13 +299,13 @@ class PoolContexts:
     def _make(self) -> ssl.SSLContext:
         context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         _harden(context)
-        _show(context, self._key, self._made_at)
+        _show(context, self._key, self._made_at, LEAF_S)
         return context
 
     def __call__(self) -> ssl.SSLContext:
         """Return the context of the next handshake."""
         now = self._now()
-        if _is_old(self._made_at, now):
+        if _is_old(self._made_at, now, LEAF_S):
             self._made_at = now
             self._context = self._make()
         return self._context

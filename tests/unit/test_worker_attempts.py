@@ -3,15 +3,11 @@
 import asyncio
 import hashlib
 import itertools
-import os
-import stat
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
-from pathlib import Path
 from typing import Any
 
 import pytest
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from trusted_pool.blobs.memory import MemoryBlobs
 from trusted_pool.core.job import InputFile, Outcome, OutputFile
@@ -27,14 +23,13 @@ from trusted_pool.protocol.errors import (
     ForbiddenError,
     NotFoundError,
     PoolError,
+    StaleEpochError,
     UnavailableError,
 )
-from trusted_pool.protocol.identity import identity_of
 from trusted_pool.worker import daemon
 from trusted_pool.worker.daemon import Daemon
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 from trusted_pool.worker.logs import follow_log
-from trusted_pool.worker.pools import EnrolmentError, PoolFile, Pools
 
 POOL = "pool-a"
 MANIFEST = b'{"entrypoint": "main.py", "interpreter": "python3"}'
@@ -137,7 +132,7 @@ class Numbers:
 class Remembered:
     """An enrolment in memory."""
 
-    where = "worker.pem.pool"
+    how_to_forget = "tpool worker --forget-pool --worker-key worker.pem"
 
     def __init__(self, pool_id: str | None = None) -> None:
         self.pool_id = pool_id
@@ -170,9 +165,17 @@ class Rig:
         self.attempts = self.daemon.attempts
 
     async def submit(
-        self, job: str = "pool-1", attempt: int = 1, *, manifest: bytes = MANIFEST, data: bytes = b"print(1)"
+        self,
+        job: str = "pool-1",
+        attempt: int = 1,
+        *,
+        manifest: bytes = MANIFEST,
+        data: bytes = b"print(1)",
+        pool: str = POOL,
+        still: Callable[[], None] = lambda: None,
     ) -> Entry:
-        admission = await self.attempts.admit((POOL, job, attempt))
+        admission = await self.attempts.admit((pool, job, attempt))
+        admission.still = still
         if admission.known is not None:
             return admission.known
         try:
@@ -621,67 +624,63 @@ def test_what_the_operator_ends_is_interrupted_and_not_cancelled():
     scenario(test)
 
 
-def test_the_first_pool_is_enrolled_and_no_other():
-    enrolment = Remembered()
-    pools = Pools(enrolment=enrolment, journal=MemoryJournal("j"))
-    assert pools.admit("first") == "first"
-    assert enrolment.pool_id == "first"
-    with pytest.raises(ForbiddenError) as caught:
-        pools.admit("second")
-    assert "tpool worker --pool second" in caught.value.hint
-    assert "rm worker.pem.pool" in caught.value.hint
-    with pytest.raises(ForbiddenError):
-        pools.admit(None)
-    again = Pools(enrolment=enrolment, journal=MemoryJournal("j"))
-    with pytest.raises(ForbiddenError):
-        again.admit("second")
-    listed = Pools(listed=("second",), enrolment=enrolment, journal=MemoryJournal("j"))
-    assert listed.admit("second") == "second"
-    with pytest.raises(ForbiddenError) as caught:
-        listed.admit("first")
-    assert "tpool worker --pool second --pool first" in caught.value.hint
+def test_what_runs_of_a_pool_that_is_out_is_ended_and_interrupted():
+    async def test(rig: Rig) -> None:
+        ours, theirs = await rig.submit("pool-1"), await rig.submit("pool-2", pool="pool-b")
+        for entry in (ours, theirs):
+            await rig.running(entry.remote_id)
+        rig.daemon.pools.on_out[0](POOL)
+        ended = await rig.ended(ours.remote_id)
+        assert ended.state is AttemptState.INTERRUPTED
+        assert "off its list" in ended.words
+        assert rig.sandbox.stopped == [ours.remote_id]
+        rig.sandbox.end(theirs.remote_id)
+        await until(lambda: rig.attempts.active == 0)
+        assert rig.attempts.get("pool-b", theirs.remote_id).state is AttemptState.ENDED
+
+    scenario(test)
 
 
-def test_a_lower_epoch_is_refused_also_after_a_restart():
-    async def play() -> None:
-        journal = MemoryJournal("j")
-        pools = Pools(anyone=True, enrolment=Remembered(), journal=journal)
-        await pools.check_epoch("a", 5)
-        await pools.check_epoch("b", 1)
-        with pytest.raises(ConflictError):
-            await pools.check_epoch("a", 4)
-        again = Pools(anyone=True, enrolment=Remembered(), journal=journal.crash())
-        with pytest.raises(ConflictError):
-            await again.check_epoch("a", 4)
-        await again.check_epoch("a", 5)
+def test_who_may_not_any_more_when_the_files_are_there_starts_nothing():
+    async def test(rig: Rig) -> None:
+        def out() -> None:
+            raise ForbiddenError("not any more")
 
-    asyncio.run(play())
+        with pytest.raises(ForbiddenError):
+            await rig.submit(still=out)
+        assert rig.attempts.active == 0
+        assert rig.attempts.empty
+        assert rig.journal.log_size("any") == 0
+
+    scenario(test)
 
 
-def test_an_enrolment_is_synced_before_it_gets_its_name(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    done: list[str] = []
-    fsync, rename = os.fsync, Path.rename
+def test_who_is_out_while_the_attempt_is_written_down_runs_nothing():
+    async def test(rig: Rig) -> None:
+        asked = itertools.count(1)
 
-    def synced(fd: int) -> None:
-        kind = "directory" if stat.S_ISDIR(os.fstat(fd).st_mode) else "file"
-        if kind == "file":
-            assert (tmp_path / "worker.pem.pool.new").read_text() == first + "\n"
-        done.append(kind)
-        fsync(fd)
+        def out_at_the_second() -> None:
+            if next(asked) == 2:
+                raise ForbiddenError("not any more")
 
-    def renamed(self: Path, target: Path) -> Path:
-        done.append("rename")
-        return rename(self, target)
+        entry = await rig.submit(still=out_at_the_second)
+        ended = await rig.ended(entry.remote_id)
+        assert ended.state is AttemptState.INTERRUPTED
+        assert rig.sandbox.runs == []
 
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(Path, "rename", renamed)
-    first = identity_of(Ed25519PrivateKey.generate())
-    file = PoolFile(tmp_path / "worker.pem")
-    assert file.load() is None
-    file.save(first)
-    assert done == ["file", "rename", "directory"]
-    assert file.load() == first
-    assert (tmp_path / "worker.pem.pool").stat().st_mode & 0o777 == 0o600
-    (tmp_path / "worker.pem.pool").write_text("nonsense")
-    with pytest.raises(EnrolmentError, match="delete it"):
-        file.load()
+    scenario(test)
+
+
+def test_a_replaced_coordinator_spoils_no_attempt_for_the_one_that_replaced_it():
+    async def test(rig: Rig) -> None:
+        def replaced() -> None:
+            raise StaleEpochError("another has it")
+
+        with pytest.raises(StaleEpochError):
+            await rig.submit(still=replaced)
+        entry = await rig.submit()
+        await rig.running(entry.remote_id)
+        rig.sandbox.end(entry.remote_id)
+        assert (await rig.ended(entry.remote_id)).state is AttemptState.ENDED
+
+    scenario(test)

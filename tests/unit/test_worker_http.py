@@ -100,7 +100,7 @@ class Fixed:
     def jitter(self) -> float:
         return 0.5
 
-    where = "worker.pem.pool"
+    how_to_forget = "tpool worker --forget-pool --worker-key worker.pem"
 
     def load(self) -> str | None:
         return None
@@ -134,7 +134,9 @@ class Face:
             await app(scope, counted, send)
 
         transport = httpx.ASGITransport(proven, raise_app_exceptions=True)
-        self.http = httpx.AsyncClient(transport=transport, base_url="https://worker")
+        self.http = httpx.AsyncClient(
+            transport=transport, base_url="https://worker", headers={"trusted-pool-epoch": "3"}
+        )
 
     async def submit(self, job: str = "pool-1", attempt: str = "1", name: str = "main.py", **more: Any) -> Any:
         headers = {"trusted-pool-job": job, "trusted-pool-attempt": attempt, "trusted-pool-epoch": "3"}
@@ -231,6 +233,27 @@ def test_busy_draining_stale_and_running_are_told_apart():
         error(await face.submit(headers=stale), 409, "stale_epoch")
         for verb in ("cancel", "release"):
             error(await face.http.post(f"/{verb}/{remote_id}", headers=stale), 409, "stale_epoch")
+        asked = (
+            "health",
+            "attempts",
+            "events",
+            f"status/{remote_id}",
+            f"logs/{remote_id}/frames",
+            f"outputs/{remote_id}",
+        )
+        for path in asked:  # reading too: what it would make of it is no longer its business
+            said = error(await face.http.get(f"/{path}", headers=stale), 409, "stale_epoch")
+            assert "stop one of the two" in said["hint"]
+        many = {"job": [remote_id]}
+        error(await face.http.post("/release", params=many, headers=stale), 409, "stale_epoch")
+        del face.http.headers["trusted-pool-epoch"]
+        assert (await face.http.get(f"/status/{remote_id}")).status_code == 200
+        for path in ("submit", f"cancel/{remote_id}", f"release/{remote_id}", "release"):
+            said = error(await face.http.post(f"/{path}", params=many), 400, "bad_request")
+            assert "trusted-pool-epoch" in said["message"]
+        face.http.headers["trusted-pool-epoch"] = "x"
+        error(await face.http.get("/health"), 400, "bad_request")
+        face.http.headers["trusted-pool-epoch"] = "3"
         error(await face.http.post(f"/release/{remote_id}"), 409, "conflict")
         many = await face.http.post("/release", params={"job": [remote_id, "gone"]})
         assert many.json() == {"running": [remote_id]}

@@ -35,6 +35,21 @@ def _labels(pairs: list[str]) -> dict[str, str]:
     return labels
 
 
+def _forget(worker_key: Path) -> None:
+    from trusted_pool.worker.enrolment import EnrolmentError, NotEnrolledError, PoolFile  # noqa: PLC0415 - rarely used
+
+    try:
+        forgotten = PoolFile(worker_key).forget()
+    except NotEnrolledError as error:
+        raise _wrong(f"{error}; is --worker-key the worker's?") from None
+    except EnrolmentError as error:
+        typer.echo(f"tpool worker: {error}", err=True)
+        raise typer.Exit(INFRASTRUCTURE) from None
+    typer.echo(f"Forgot pool {forgotten or '(its id could not be read)'}")
+    typer.echo("A running worker hears of it within a second, ends that pool's jobs, and enrols the next other pool.")
+    typer.echo("A worker that is started now enrols the first pool that calls: take it off the old pool's list before.")
+
+
 def worker(  # noqa: PLR0917 - one parameter for each option
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve.")] = 8443,
     worker_key: Annotated[Path | None, typer.Option(help="The worker's private key.", show_default=False)] = None,
@@ -53,9 +68,18 @@ def worker(  # noqa: PLR0917 - one parameter for each option
     pool: Annotated[
         list[str] | None, typer.Option(metavar="ID", help="A pool that may run jobs here.", show_default=False)
     ] = None,
+    pools: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="More of them, one id a line; read again when it changes.", show_default=False
+        ),
+    ] = None,
     open_: Annotated[bool, typer.Option("--open", help="Let every pool run jobs here.")] = False,
     allow_weaker_isolation: Annotated[
         bool, typer.Option("--allow-weaker-isolation", help="Start where a whole tree's limits cannot be enforced.")
+    ] = False,
+    forget_pool: Annotated[
+        bool, typer.Option("--forget-pool", help="Forget the pool that this worker enrolled in, and leave.")
     ] = False,
     generate_key: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Make a key and leave.", show_default=False)
@@ -68,15 +92,19 @@ def worker(  # noqa: PLR0917 - one parameter for each option
 ) -> None:
     """Lend this machine to a pool: run its jobs in sandboxes.
 
-    Without --pool and --open it enrols in the first pool that proves its key, and runs jobs for no other from then on.
+    Without --pool, --pools and --open it enrols in the first pool that proves its key, and runs jobs for no other from
+    then on.
     """
     if generate_key is not None:
         generate(generate_key, "tpool worker")
         return
     if worker_key is None:
         raise _wrong("a worker needs a key: --worker-key PATH; make one: tpool worker --generate-key PATH")
-    if pool and open_:
-        raise _wrong("--pool and --open contradict each other; say one of them")
+    if forget_pool:
+        _forget(worker_key)
+        return
+    if open_ and (pool or pools):
+        raise _wrong(f"{'--pool' if pool else '--pools'} and --open contradict each other; say one of them")
     from trusted_pool.compose import worker as compose  # noqa: PLC0415 - heavy, and not needed for --help
     from trusted_pool.compose.system import StartError, run  # noqa: PLC0415
 
@@ -90,6 +118,7 @@ def worker(  # noqa: PLR0917 - one parameter for each option
         cpus=cpus,
         labels=_labels(label or []),
         pools=tuple(pool or ()),
+        pool_list=pools,
         anyone=open_,
         allow_weaker=allow_weaker_isolation,
         metrics_port=metrics_port,

@@ -24,8 +24,10 @@ from trusted_pool.serve.server import Server
 from trusted_pool.worker.api.app import build_app
 from trusted_pool.worker.api.metrics import plain_metrics
 from trusted_pool.worker.daemon import Daemon
+from trusted_pool.worker.enrolment import EnrolmentError, PoolFile
 from trusted_pool.worker.metrics import Metrics
-from trusted_pool.worker.pools import EnrolmentError, PoolFile
+from trusted_pool.worker.pool_list import PoolList, PoolListError
+from trusted_pool.worker.pool_watch import PoolWatch
 
 #: How long answers may take to finish when the worker leaves.
 LAST_WORDS_S = 5.0
@@ -45,6 +47,7 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     cpus: float | None = None
     labels: dict[str, str] = {}
     pools: tuple[str, ...] = ()
+    pool_list: Path | None = None  #: a file with more of them
     anyone: bool = False
     allow_weaker: bool = False
     metrics_port: int | None = None  #: of loopback, without TLS; None: not served there
@@ -74,7 +77,7 @@ def default_data(worker_id: str) -> Path:
 
 
 async def run_worker(options: WorkerOptions) -> None:
-    """Serve until told to leave; see `Daemon.signal`. Raises StartError."""
+    """Serve until told to leave; see `Daemon.signal`. SIGHUP reads the list of pools again. Raises StartError."""
     key = worker_key(options.key)
     for pool_id in options.pools:
         try:
@@ -83,11 +86,15 @@ async def run_worker(options: WorkerOptions) -> None:
             raise StartError(f"--pool {pool_id} is no pool id: {error}", usage=True) from None
     data = options.data or default_data(identity_of(key))
     make_directory(data, "data directory")
+    pool_list = None if options.pool_list is None else PoolList(options.pool_list)
     try:
         close(bind(options.host, options.port))  # a taken port is said before anything is begun
-        daemon = _daemon(options, key, data)
+        daemon = _daemon(options, key, data, pool_list)
+    except PoolListError as error:
+        raise StartError(str(error), usage=True) from None
     except (ServeError, JournalError, EnrolmentError, BlobsError) as error:
         raise StartError(str(error)) from None
+    watch = PoolWatch(daemon.pools, pool_list, PoolFile(options.key))
     measured = Metrics(daemon.attempts)
     server = Server(
         build_app(daemon, measured),
@@ -99,6 +106,9 @@ async def run_worker(options: WorkerOptions) -> None:
     if options.metrics_port is not None:
         plain = Server(plain_metrics(measured), host="127.0.0.1", port=options.metrics_port)
     _listen_to_signals(daemon)
+    if pool_list is not None:
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, watch.look_now)
+    watching = asyncio.create_task(watch.run())
     try:
         await daemon.start()
         await server.start()
@@ -113,6 +123,7 @@ async def run_worker(options: WorkerOptions) -> None:
     except (ServeError, JournalError, SandboxError, BlobsError) as error:
         raise StartError(str(error)) from None
     finally:
+        watching.cancel()
         daemon.hang_up()
         if plain is not None:
             await plain.stop(0.0)
@@ -121,7 +132,7 @@ async def run_worker(options: WorkerOptions) -> None:
     _log.info("Left")
 
 
-def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path) -> Daemon:
+def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path, pool_list: PoolList | None) -> Daemon:
     dice = SystemDice()
     journal = SqliteJournal.open(data / "journal", journal_id=dice.token(16))  # first: it holds the directory's lock
     # Inputs do not outlive the process: whatever ran is not started again.
@@ -143,6 +154,7 @@ def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path) -> Daemo
         dice=dice,
         listed=options.pools,
         anyone=options.anyone,
+        pool_list=pool_list,
     )
 
 

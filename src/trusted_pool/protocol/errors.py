@@ -112,6 +112,12 @@ class ConflictError(PoolError):
     status, code, fault = 409, "conflict", Fault.USER
 
 
+class StaleEpochError(ConflictError):
+    """A coordinator that another one of the same pool has replaced asks a worker for something."""
+
+    code = "stale_epoch"
+
+
 class TooSlowError(PoolError):
     """The body of the request does not come."""
 

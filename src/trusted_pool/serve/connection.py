@@ -15,7 +15,7 @@ from uvicorn.config import Config
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 from uvicorn.server import ServerState
 
-from trusted_pool.protocol.certificates import PEER, peer_identity
+from trusted_pool.protocol.certificates import HANG_UP, PEER, peer_identity
 from trusted_pool.protocol.errors import ErrorAnswer, ErrorBody
 from trusted_pool.protocol.identity import IdentityError
 from trusted_pool.serve.answering import Cycle
@@ -81,8 +81,9 @@ class Connections(ServerState):
 class Connection(HttpToolsProtocol):
     """Contract with the application.
 
-    `scope["state"][PEER]` is the id that the client proved in the handshake, or None. `scope["extensions"]["tls"]`
-    is there on TLS, as the ASGI extension of that name says, with the peer's certificate as DER beside it.
+    `scope["state"][PEER]` is the id that the client proved in the handshake, or None; `scope["state"][HANG_UP]` ends
+    the connection. `scope["extensions"]["tls"]` is there on TLS, as the ASGI extension of that name says, with the
+    peer's certificate as DER beside it.
     """
 
     server_state: Connections
@@ -109,6 +110,7 @@ class Connection(HttpToolsProtocol):
         """Learn who the peer is; begin to wait for the first head."""
         super().connection_made(transport)
         self.server_state.none_left.clear()
+        self.app_state[HANG_UP] = transport.abort
         tls = transport.get_extra_info("ssl_object")
         if tls is not None:
             self._identify(tls)
@@ -150,6 +152,7 @@ class Connection(HttpToolsProtocol):
         by_address[self._address] -= 1
         if by_address[self._address] <= 0:
             del by_address[self._address]
+        self.app_state.pop(HANG_UP, None)  # it leads back to this connection: no garbage in a circle
         super().connection_lost(exc)
         if not self.server_state.connections:
             self.server_state.none_left.set()

@@ -7,7 +7,6 @@ is ever started a second time.
 
 import asyncio
 import logging
-from collections import OrderedDict
 from collections.abc import Callable, Coroutine, Iterator
 from typing import Any
 
@@ -19,26 +18,19 @@ from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.journal import Entry, Journal, JournalError
 from trusted_pool.ports.sandbox import Sandbox, SandboxError
-from trusted_pool.protocol.errors import ConflictError, NotFoundError, PoolError, UnavailableError
+from trusted_pool.protocol.errors import ConflictError, ForbiddenError, NotFoundError, PoolError, UnavailableError
 from trusted_pool.protocol.manifest import Resolved
-from trusted_pool.worker.admission import Admission, Key
+from trusted_pool.worker.admission import Admission, Key, Over, draining
 from trusted_pool.worker.bell import Bell
 from trusted_pool.worker.inputs import Inputs
-from trusted_pool.worker.running import RESTARTED, Runner, ended, interrupted, task_of
+from trusted_pool.worker.running import RESTARTED, STOPPED, UNLISTED, Runner, ended, interrupted, task_of, write_down
 from trusted_pool.worker.slots import Slots
 
 #: From SIGTERM to SIGKILL of a program that is ended.
 GRACE_S = 10.0
-#: Between two tries to write down that an attempt ended.
-AGAIN_S = 1.0
 #: How long followers may be left without the news of a start, which the answer to the submit holds too: a short job's
 #: start then travels with its end, for one wake-up instead of two.
 START_NEWS_S = 0.05
-#: How many released or refused attempts are remembered. They need not outlive the process: no connection does, so no
-#: copy of a submit can come later than that.
-REMEMBERED = 20_000
-#: What a submit to a draining worker is told to wait.
-DRAINING_RETRY_S = 30.0
 
 _log = logging.getLogger(__name__)
 
@@ -67,8 +59,9 @@ class Attempts:
         self._entries: dict[str, Entry] = {}
         self._by_key: dict[Key, str] = {}
         self._pending: dict[Key, asyncio.Future[None]] = {}
-        self._over: OrderedDict[Key, PoolError] = OrderedDict()  #: what late copies of a submit are answered
+        self._over = Over()
         self._log_bells: dict[str, Bell] = {}  #: of those that run
+        self._unlisted: set[str] = set()  #: of those that run, whose pool is let in no more
         self._ringing: asyncio.TimerHandle | None = None
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -151,8 +144,8 @@ class Attempts:
         remote_id = self._by_key.get(key)
         if remote_id is not None:
             return Admission(key, known=self._entries[remote_id])
-        if key in self._over:
-            raise self._over[key]
+        if (over := self._over.find(key)) is not None:
+            raise over
         try:
             self._refuse_when_draining()
             slot = self._slots.take()
@@ -169,11 +162,12 @@ class Attempts:
 
         Raises:
             BusyError: too little memory or disk is free just now.
-            PoolError: 422, this worker could never run it.
+            PoolError: 422, this worker could never run it; or who sent it may not any more.
             UnavailableError: the journal could not keep it, or the worker began to drain.
         """
         if admission.slot is None:
             raise RuntimeError("the admission holds no slot")
+        admission.still()
         self._refuse_when_draining()
         self._slots.promise(admission.slot, resolved)
         pool_id, job_id, attempt = admission.key
@@ -203,6 +197,10 @@ class Attempts:
         self._entries[entry.remote_id] = entry
         self._by_key[admission.key] = entry.remote_id
         self._log_bells[entry.remote_id] = Bell()
+        try:
+            admission.still()  # the commit took its time
+        except ForbiddenError:
+            self._unlisted.add(entry.remote_id)
         self._spawn(self._run(entry, resolved, slot))
         self._settle(admission.key)
         self._tell(entry)
@@ -218,25 +216,15 @@ class Attempts:
             self.bell.ring()
 
     def refuse(self, key: Key, error: PoolError) -> None:
-        """Remember a refusal. The pool goes on to another attempt then, so a late copy must not start this one."""
-        if error.status < 500 or isinstance(error, UnavailableError):  # noqa: PLR2004 - other 5xx are no refusals
-            self._is_over(key, error)
-
-    def _is_over(self, key: Key, error: PoolError) -> None:
-        self._over[key] = error
-        if len(self._over) > REMEMBERED:
-            self._over.popitem(last=False)
+        """Remember a refusal, see `Over`."""
+        self._over.refuse(key, error)
 
     def _settle(self, key: Key) -> None:
         self._pending.pop(key).set_result(None)
 
     def _refuse_when_draining(self) -> None:
         if self.draining:
-            raise UnavailableError(
-                "the worker is draining: it takes no new jobs",
-                hint="send it to another worker",
-                retry_after_s=DRAINING_RETRY_S,
-            )
+            raise draining()
 
     # Running
 
@@ -245,17 +233,19 @@ class Attempts:
         _log.debug("Started job %s attempt %d (%s) in slot %d", entry.job_id, entry.attempt, remote_id, slot)
 
         async def on_start() -> None:
-            if self._entries[remote_id].cancelled or self._stopping:  # heard before there was a program to end
+            if self._unwanted(remote_id):  # heard before there was a program to end
                 self._spawn(self.sandbox.stop(remote_id, GRACE_S))
 
-        if self._entries[remote_id].cancelled or self._stopping:
+        if self._unwanted(remote_id):
             outcome = Outcome(reason=Reason.CANCELLED, detail="it was ended before its program began")
         else:
             outcome = await self._runner.run(task_of(entry, resolved, slot, self.worker_id), bell, on_start)
         heard = self._entries[remote_id]  # with a cancel that came meanwhile
-        entry = ended(heard, outcome, self._clock.now(), stopping=self._stopping, closed=self.closed)
+        by = STOPPED if self._stopping else UNLISTED if remote_id in self._unlisted else None
+        entry = ended(heard, outcome, self._clock.now(), stopped=by, closed=self.closed)
+        self._unlisted.discard(remote_id)
         self.writing.add(remote_id)
-        await self._write_down(entry)
+        await write_down(self.journal, entry, lambda: self.closed)
         self._entries[remote_id] = entry
         self.writing.discard(remote_id)
         # The slot first: who reads the event may send the next attempt at once.
@@ -268,18 +258,9 @@ class Attempts:
         _log.info("Job %s attempt %d (%s) %s: %s", entry.job_id, entry.attempt, remote_id, entry.state, reason)
         await self.inputs.drop(entry.inputs)
 
-    async def _write_down(self, entry: Entry) -> None:
-        """Commit the end. The slot stays taken until the journal takes it: an end that is not kept did not happen."""
-        while True:
-            try:
-                await self.journal.put(entry, entry.state.value)
-            except JournalError as error:
-                _log.error("The end of %s cannot be written down: %s", entry.remote_id, error)
-                if self.closed:
-                    return
-                await asyncio.sleep(AGAIN_S)
-            else:
-                return
+    def _unwanted(self, remote_id: str) -> bool:
+        """Whether its program is to be ended, or not to be started."""
+        return self._entries[remote_id].cancelled or self._stopping or remote_id in self._unlisted
 
     def _tell(self, entry: Entry) -> None:
         for listener in self.listeners:
@@ -326,7 +307,7 @@ class Attempts:
         if self._entries.pop(remote_id, None) is not None:
             self._by_key.pop(_key(entry), None)
             over = ConflictError("this attempt is over and was released here", code="attempt_over", status=410)
-            self._is_over(_key(entry), over)
+            self._over.add(_key(entry), over)
         if not self._entries:
             self.bell.ring()  # a drained worker waits for this
         try:
@@ -347,6 +328,14 @@ class Attempts:
         self._stopping = True
         for remote_id in self._log_bells:
             self._spawn(self.sandbox.stop(remote_id, GRACE_S))
+
+    def stop_pool(self, pool_id: str) -> None:
+        """End all that run of a pool that is let in no more. They count as interrupted."""
+        for remote_id in self._log_bells:
+            if self._entries[remote_id].pool_id == pool_id and remote_id not in self._unlisted:
+                _log.warning("Ending %s: its pool %s may run nothing here any more", remote_id, pool_id)
+                self._unlisted.add(remote_id)
+                self._spawn(self.sandbox.stop(remote_id, GRACE_S))
 
     @property
     def empty(self) -> bool:

@@ -10,10 +10,12 @@ from trusted_pool.ports.journal import Journal
 from trusted_pool.ports.sandbox import Sandbox
 from trusted_pool.protocol.messages import API_VERSION, HealthAnswer
 from trusted_pool.worker.attempts import Attempts
+from trusted_pool.worker.enrolment import Enrolment
 from trusted_pool.worker.events import Events
 from trusted_pool.worker.inputs import Inputs
 from trusted_pool.worker.intake import Intake
-from trusted_pool.worker.pools import Enrolment, Pools
+from trusted_pool.worker.pool_list import PoolList
+from trusted_pool.worker.pools import Pools
 
 #: How long a drained worker waits for its results to be fetched before it leaves; those that stay are kept on disk.
 RESULTS_S = 30.0
@@ -40,17 +42,23 @@ class Daemon:
         dice: Dice,
         listed: tuple[str, ...] = (),
         anyone: bool = False,
+        pool_list: PoolList | None = None,
     ) -> None:
-        """`listed`: pools that may run jobs here; `anyone`: all may. Raises EnrolmentError."""
+        """`listed`: pools that may run jobs here; `pool_list`: a file with more of them; `anyone`: all may.
+
+        Raises:
+            EnrolmentError, PoolListError: one of them cannot be read.
+        """
         self.worker_id = worker_id
         self.sandbox = sandbox
         self.journal = journal
         inputs = Inputs(blobs)
         self._blobs = blobs
-        self.pools = Pools(listed=listed, anyone=anyone, enrolment=enrolment, journal=journal)
+        self.pools = Pools(listed=listed, anyone=anyone, enrolment=enrolment, journal=journal, pool_list=pool_list)
         self.attempts = Attempts(
             worker_id=worker_id, sandbox=sandbox, journal=journal, inputs=inputs, clock=clock, dice=dice
         )
+        self.pools.on_out.append(self.attempts.stop_pool)
         self.intake = Intake(self.attempts, inputs)
         self.events = Events(self.attempts, journal, sandbox)
         self._signals = 0

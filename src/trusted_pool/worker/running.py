@@ -18,8 +18,11 @@ from trusted_pool.worker.bell import Bell
 
 RESTARTED = "the worker was restarted while it ran"
 STOPPED = "the worker was stopped by its operator while it ran"
+UNLISTED = "the worker's operator took the pool off its list while it ran"
 #: Ends that the worker's own shutdown brings about.
 _BY_CLOSING = (Reason.CANCELLED, Reason.SIGNAL, Reason.SANDBOX_FAILED)
+#: Between two tries to write down that an attempt ended.
+AGAIN_S = 1.0
 #: Small logs kept in memory for the event that carries them.
 REMEMBERED = 256
 
@@ -91,17 +94,32 @@ class Runner:
         return msgspec.structs.replace(outcome, log_bytes=self._journal.log_size(task.key))
 
 
-def ended(entry: Entry, outcome: Outcome, now: float, *, stopping: bool, closed: bool) -> Entry:
+def ended(entry: Entry, outcome: Outcome, now: float, *, stopped: str | None, closed: bool) -> Entry:
     """Return the entry after its run.
 
-    What the worker's operator ended, and no cancel, is interrupted: the pool may try it again elsewhere.
+    What the worker's operator ended, and no cancel, is interrupted: the pool may try it again elsewhere. `stopped` says
+    how it was.
     """
-    by_operator = (stopping and outcome.reason is Reason.CANCELLED) or (closed and outcome.reason in _BY_CLOSING)
+    by_operator = (stopped and outcome.reason is Reason.CANCELLED) or (closed and outcome.reason in _BY_CLOSING)
     if by_operator and not entry.cancelled:
-        return interrupted(entry, STOPPED, now)
+        return interrupted(entry, stopped or STOPPED, now)
     return msgspec.structs.replace(entry, state=AttemptState.ENDED, outcome=outcome, ended_at=now)
 
 
 def interrupted(entry: Entry, words: str, now: float) -> Entry:
     """Return the entry as one that has no result and will have none."""
     return msgspec.structs.replace(entry, state=AttemptState.INTERRUPTED, words=words, ended_at=now)
+
+
+async def write_down(journal: Journal, entry: Entry, closed: Callable[[], bool]) -> None:
+    """Commit the end. The slot stays taken until the journal takes it: an end that is not kept did not happen."""
+    while True:
+        try:
+            await journal.put(entry, entry.state.value)
+        except JournalError as error:
+            _log.error("The end of %s cannot be written down: %s", entry.remote_id, error)
+            if closed():
+                return
+            await asyncio.sleep(AGAIN_S)
+        else:
+            return

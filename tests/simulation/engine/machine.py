@@ -11,7 +11,7 @@ from trusted_pool.sandbox.fake import FakeSandbox
 class NoEnrolment:
     """The pool is listed: nothing is enrolled."""
 
-    where = "nowhere"
+    how_to_forget = "nothing"
 
     def load(self) -> str | None:
         """Nothing was."""

@@ -8,8 +8,6 @@ from litestar.di import NamedDependency
 from litestar.params import QueryParameter
 
 from trusted_pool.protocol.errors import BadRequestError
-from trusted_pool.protocol.messages import EPOCH_HEADER
-from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.daemon import Daemon
 
 Asked = Request[Any, Any, Any]
@@ -26,9 +24,3 @@ def number_in(request: Asked, header: str) -> int:
     if not _NUMBER.match(text):
         raise BadRequestError(f"the header {header} must be a number")
     return int(text)
-
-
-async def check_epoch(request: Asked, daemon: Daemon) -> None:
-    """Refuse a coordinator whose lease is over, if the request says its epoch. Raises ConflictError."""
-    if EPOCH_HEADER in request.headers:
-        await daemon.pools.check_epoch(pool_of(request), number_in(request, EPOCH_HEADER))

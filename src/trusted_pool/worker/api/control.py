@@ -11,7 +11,7 @@ from litestar.response import Stream
 
 from trusted_pool.protocol.errors import BadRequestError, ConflictError, NotFoundError
 from trusted_pool.protocol.messages import AttemptsAnswer, HealthAnswer, ReleasesAnswer
-from trusted_pool.worker.api.asked import Asked, Number, TheDaemon, check_epoch
+from trusted_pool.worker.api.asked import Asked, Number, TheDaemon
 from trusted_pool.worker.api.guard import pool_of
 from trusted_pool.worker.events import to_lines
 from trusted_pool.worker.reports import status_of
@@ -62,7 +62,6 @@ async def events(request: Asked, daemon: TheDaemon, journal: FromQuery[str] = ""
 @post("/cancel/{remote_id:str}", status_code=200)
 async def cancel(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> CancelReply:
     """End an attempt: SIGTERM, 10 s, SIGKILL. Answers when heard."""
-    await check_epoch(request, daemon)
     entry = daemon.attempts.cancel(pool_of(request), remote_id)
     running = daemon.attempts.log_bell(remote_id) is not None
     return CancelReply(job_id=remote_id, status=status_of(entry).status, cancelled=running)
@@ -71,7 +70,6 @@ async def cancel(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) ->
 @post("/release/{remote_id:str}", status_code=200)
 async def release(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -> ReleaseReply:
     """Delete an ended attempt with its log and files."""
-    await check_epoch(request, daemon)
     await daemon.attempts.release(pool_of(request), remote_id)
     return ReleaseReply(job_id=remote_id)
 
@@ -79,7 +77,6 @@ async def release(request: Asked, daemon: TheDaemon, remote_id: FromPath[str]) -
 @post("/release", status_code=200)
 async def release_all(request: Asked, daemon: TheDaemon, job: FromQuery[list[str]]) -> ReleasesAnswer:
     """Delete many, in one commit. Those that are gone are no error; those that run are named and stay."""
-    await check_epoch(request, daemon)
     if len(job) > MOST_RELEASES:
         raise BadRequestError(f"more than {MOST_RELEASES} attempts at once", hint="send several requests")
     pool_id, running = pool_of(request), []

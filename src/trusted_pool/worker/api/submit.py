@@ -11,10 +11,10 @@ from trusted_pool.ports.journal import Entry, JournalError
 from trusted_pool.protocol import form
 from trusted_pool.protocol.errors import BadRequestError, TooSlowError, UnavailableError
 from trusted_pool.protocol.manifest import MAX_BYTES
-from trusted_pool.protocol.messages import ATTEMPT_HEADER, EPOCH_HEADER, JOB_HEADER, AcceptedAnswer
+from trusted_pool.protocol.messages import ATTEMPT_HEADER, JOB_HEADER, AcceptedAnswer
 from trusted_pool.worker.admission import Key
-from trusted_pool.worker.api.asked import Asked, TheDaemon, check_epoch, number_in
-from trusted_pool.worker.api.guard import pool_of
+from trusted_pool.worker.api.asked import Asked, TheDaemon, number_in
+from trusted_pool.worker.api.guard import SUBMIT, epoch_of, pool_of
 from trusted_pool.worker.intake import FilePart, ManifestPart, Part
 
 #: A body of which nothing comes for this long is given up.
@@ -23,17 +23,18 @@ SILENCE_S = 30.0
 _JOB_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,127}\Z")
 
 
-@post("/submit", status_code=200, request_max_body_size=None)
+@post(SUBMIT, status_code=200, request_max_body_size=None)
 async def submit(request: Asked, daemon: TheDaemon) -> AcceptedAnswer:
     """Take an attempt durably and start it; the same attempt again gets the same answer and no second run."""
-    key = _said(request)
+    key, epoch = _said(request), epoch_of(request)
     try:
-        await check_epoch(request, daemon)
+        await daemon.pools.check_epoch(key[0], epoch)
     except JournalError as error:
         refusal = UnavailableError(f"the worker's journal failed: {error}", hint="see the worker's log")
         daemon.attempts.refuse(key, refusal)
         raise refusal from error
     admission = await daemon.attempts.admit(key)
+    admission.still = lambda: daemon.pools.check(key[0], epoch)
     if admission.known is not None:
         return _answer(admission.known)
     try:
@@ -53,7 +54,6 @@ def _said(request: Asked) -> Key:
     if not _JOB_ID.match(job_id):
         raise BadRequestError(f"the header {JOB_HEADER} must name the job", hint="letters, digits, '.', '_' and '-'")
     attempt = number_in(request, ATTEMPT_HEADER)
-    number_in(request, EPOCH_HEADER)  # must be there; who cancels or releases may leave it out
     if attempt < 1:
         raise BadRequestError(f"the header {ATTEMPT_HEADER} must be at least 1")
     return pool_of(request), job_id, attempt

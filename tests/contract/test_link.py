@@ -21,6 +21,7 @@ from trusted_pool.link.fake_worker import FakeWorker
 from trusted_pool.link.pinned import PinnedLink
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import (
+    FencedError,
     FullError,
     GoneError,
     LinkError,
@@ -33,7 +34,14 @@ from trusted_pool.ports.link import (
     WrongIdentityError,
 )
 from trusted_pool.protocol.certificates import server_context
-from trusted_pool.protocol.errors import BadManifestError, BusyError, PoolError, UnavailableError
+from trusted_pool.protocol.errors import (
+    BadManifestError,
+    BusyError,
+    ConflictError,
+    PoolError,
+    StaleEpochError,
+    UnavailableError,
+)
 from trusted_pool.protocol.frames import STDOUT, Decoder, encode
 from trusted_pool.protocol.identity import identity_of
 from trusted_pool.protocol.messages import EndedEvent, Hello, InterruptedEvent, StartedEvent
@@ -190,6 +198,8 @@ def test_the_same_attempt_again_is_the_same_remote_job(on: On) -> None:
         (UnavailableError("draining"), FullError, None),
         (PoolError("broken", status=500), UnansweredError, None),
         (PoolError("disk full", status=507), UnansweredError, None),
+        (ConflictError("it contradicts", hint="do otherwise"), RefusedError, None),
+        (StaleEpochError("another coordinator has it", hint="stop one"), FencedError, None),
     ],
 )
 def test_what_an_answer_to_submit_means(

@@ -28,6 +28,10 @@ def print_workers(workers: list[WorkerAnswer]) -> None:
     columns = ["WORKER", "ENDPOINT", "HEALTH", "JOBS", "ISOLATION", "MEMORY", "INTERPRETERS", "CHECKED"]
     screen.print_table(columns, rows, right=["JOBS", "MEMORY"])
     for worker in workers:
+        if worker.identity != "proven":
+            screen.print_line(
+                f"{worker.worker_id[:12]}…: unproven: anybody can claim its name, and read on the way what it is sent"
+            )
         if worker.words:
             screen.print_line(f"{worker.worker_id[:12]}…: {worker.words}")
 

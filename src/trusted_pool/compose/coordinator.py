@@ -16,6 +16,7 @@ from trusted_pool.compose.limits import start_limits
 from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
 from trusted_pool.compose.tls import front_of
 from trusted_pool.coordinator.allowlist import AllowlistError, parse
+from trusted_pool.coordinator.epoch import next_epoch
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator, Settings
 from trusted_pool.core.access import LOCAL_OWNER, Access, Role, Scope
@@ -108,7 +109,8 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     limits = start_limits(options.limits, options.data)
     front = front_of(options.tls_cert, options.tls_key, key if options.tls_pinned else None, SystemClock().now)
     store = await _open(options, database, is_new=is_new)
-    coordinator = _coordinator(options, store, key, limits.owners)
+    epoch = await _take_epoch(store)
+    coordinator = _coordinator(options, store, key, epoch, limits.owners)
     metrics = _metrics(coordinator, store)
     loopback_only = options.host in LOOPBACK_NAMES
     if not loopback_only:
@@ -141,7 +143,7 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
         await coordinator.start(allowlist)
         await server.start()
         where = f"{'https' if front.context else 'http'}://{options.host}:{server.port}"
-        _log.info("Pool %s serves %s with %d workers", coordinator.pool_id, where, len(allowlist))
+        _log.info("Pool %s serves %s with %d workers, epoch %d", coordinator.pool_id, where, len(allowlist), epoch)
         if front.context is not None:
             _log.info("Its address for clients: %s", front.address(options.host, server.port))
         await stopping.wait()
@@ -156,6 +158,15 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
         await server.stop(8.0)
         await coordinator.stop()
         await store.close()
+
+
+async def _take_epoch(store: SqliteStore) -> int:
+    """Take the epoch of this start. Raises StartError."""
+    try:
+        return await next_epoch(store, SystemClock().now())
+    except StoreError as error:
+        await store.close()
+        raise StartError(str(error)) from None
 
 
 async def _open(options: CoordinatorOptions, database: Path, *, is_new: bool) -> SqliteStore:
@@ -175,14 +186,14 @@ async def _open(options: CoordinatorOptions, database: Path, *, is_new: bool) ->
 
 
 def _coordinator(
-    options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey, limits: Limits
+    options: CoordinatorOptions, store: SqliteStore, key: Ed25519PrivateKey, epoch: int, limits: Limits
 ) -> Coordinator:
     clock, dice = SystemClock(), SystemDice()
     blobs = DirectoryBlobs(options.data / "blobs")
 
     def link_to(worker: Worker) -> WorkerLink:
         if worker.proven:
-            return PinnedLink(worker, key, epoch=1, clock=clock)
+            return PinnedLink(worker, key, epoch, clock=clock)
         return SandrunLink(worker, blobs, clock, dice, wanted=lambda patterns: Globs(patterns).matches)
 
     return Coordinator(

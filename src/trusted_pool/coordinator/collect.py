@@ -14,7 +14,7 @@ from trusted_pool.core.retry import backoff_s
 from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.ports.blobs import BlobsError, Stage
 from trusted_pool.ports.clock import Clock, Dice
-from trusted_pool.ports.link import GoneError, LinkError, WorkerLink
+from trusted_pool.ports.link import FencedError, GoneError, LinkError, WorkerLink
 from trusted_pool.ports.store import Blob, Result, StoreError
 from trusted_pool.protocol.messages import EndedEvent
 
@@ -140,6 +140,8 @@ class Collector:
                 words = f"its results are gone: {error}"
                 await self._jobs.apply(job.job_id, h.ResultsLost(attempt=attempt.number, words=words))
                 return
+            except FencedError:
+                return  # they are the other coordinator's to collect; should we have the worker again, it tells anew
             except (LinkError, BlobsError, StoreError) as error:
                 slow += isinstance(error, SlowError)
                 if slow == SLOW_COPIES:

@@ -12,7 +12,7 @@ from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.core import happenings as h
 from trusted_pool.core.access import BY_CONSOLE, Access
 from trusted_pool.core.advance import IllegalTransitionError
-from trusted_pool.core.words import Duty, Reason
+from trusted_pool.core.words import Duty, Reason, WorkerHealth
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.link import LinkError
 from trusted_pool.ports.store import Store, StoreError, Unit, Versioned
@@ -80,7 +80,7 @@ class Duties:
         await asyncio.sleep(max(0.0, (member.worker.drain_by or 0.0) - self._clock.now()))
         for row in await self._open_jobs(member.worker.worker_id):
             attempt = row.job.attempt
-            if attempt is None or not row.job.holds_slot:
+            if attempt is None or not row.job.holds_slot or member.worker.health is WorkerHealth.FENCED:
                 continue
             words = "its worker was drained and the deadline has passed"
             event = h.Interrupted(attempt=attempt.number, words=words, not_before=0.0, reason=Reason.DRAINED)

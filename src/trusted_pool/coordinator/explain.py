@@ -4,7 +4,7 @@ from trusted_pool.coordinator.roster import Roster, short
 from trusted_pool.core.job import Job
 from trusted_pool.core.placement import why_not
 from trusted_pool.core.request import Obstacle, Request
-from trusted_pool.core.words import RETRYABLE, JobState, Reason
+from trusted_pool.core.words import RETRYABLE, JobState, Reason, WorkerHealth
 from trusted_pool.ports.clock import Clock
 from trusted_pool.protocol.answers import ExplainAnswer, FailureRecord, WorkerVerdict
 
@@ -109,6 +109,9 @@ class Explain:
                 worker = short(job.attempts[-1].worker_id)
                 verdict = "running"
                 message = job.detail or f"{job.state} on {worker}, attempt {len(job.attempts)}"
+                member = self._roster.members.get(job.attempts[-1].worker_id)
+                if member is not None and member.worker.health is WorkerHealth.FENCED:
+                    message = f"{message}; what becomes of it is not known here: {member.worker.words}"
             case JobState.FAILED:
                 verdict, message = "failed", f"{job.detail} (fault: {job.fault})"
                 hint = _HINTS.get(job.reason, "") if job.reason else ""

@@ -182,6 +182,7 @@ class _Now(Collector):
         active = gauge("active_jobs", "Slots that are taken, as the coordinator counts them.")
         health = gauge("health", "1 for the health that it has.", "health")
         duty = gauge("duty", "1 for the duty that it has.", "duty")
+        proven = gauge("proven", "1 when it proves its key on each connection, 0 when its identity is only claimed.")
         streams = CounterMetricFamily(
             "trusted_pool_worker_event_streams_total",
             "Event streams that were begun: each after the first is a reconnect.",
@@ -192,9 +193,10 @@ class _Now(Collector):
             up.add_metric([name], worker.health is WorkerHealth.HEALTHY)
             slots.add_metric([name], worker.slots)
             active.add_metric([name], member.load.active)
+            proven.add_metric([name], worker.proven)
             streams.add_metric([name], member.streams)
             for each in WorkerHealth:
                 health.add_metric([name, each.value], worker.health is each)
             for one in Duty:
                 duty.add_metric([name, one.value], worker.duty is one)
-        yield from (up, slots, active, health, duty, streams)
+        yield from (up, slots, active, proven, health, duty, streams)

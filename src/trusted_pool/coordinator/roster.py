@@ -59,6 +59,11 @@ class Roster:
                 self.members[worker_id] = fresh
                 new.append(fresh)
                 _log.info("Added trusted worker: %s at %s", short(worker_id), worker.endpoint)
+                if not worker.proven:
+                    _log.warning(
+                        "Worker %s is unproven: anybody can claim its name, and read on the way what it is sent",
+                        short(worker_id),
+                    )
             else:
                 member.worker = worker
                 member.retired = False

@@ -17,6 +17,7 @@ from trusted_pool.core.words import AttemptState, OnWorkerLoss, Reason
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import (
+    FencedError,
     Forgetful,
     FullError,
     GoneError,
@@ -154,7 +155,7 @@ class Sender:
         now = self._clock.now
         try:
             answer = await link.submit(order, self._contents.inputs_for(job.owner))
-        except NotSentError as error:
+        except (NotSentError, FencedError) as error:
             self.on_trouble(worker_id, str(error))
             if again:
                 return []  # whether an earlier sending arrived is not known: it stays assigned

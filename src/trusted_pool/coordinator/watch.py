@@ -13,9 +13,9 @@ from trusted_pool.coordinator.tasks import Tasks
 from trusted_pool.core.advance import IllegalTransitionError
 from trusted_pool.core.retry import on_loss
 from trusted_pool.core.words import WorkerHealth
-from trusted_pool.core.worker import Worker, heard, silent
+from trusted_pool.core.worker import Worker, fenced, heard, silent
 from trusted_pool.ports.clock import Clock, Dice
-from trusted_pool.ports.link import LinkError
+from trusted_pool.ports.link import FencedError, LinkError
 from trusted_pool.ports.store import Store, StoreError, Unit
 from trusted_pool.protocol.messages import EndedEvent, HealthAnswer, Heartbeat, Hello, InterruptedEvent, StartedEvent
 
@@ -122,6 +122,12 @@ class Watcher:
             async with asyncio.timeout(max(MIN_CHECK_S, self._grace_s / 2)):
                 answer = await self._member.link.health()
             _recognise(answer, self._worker.worker_id)
+        except FencedError as error:
+            before = self._worker
+            after = fenced(before, str(error), self._clock.now())
+            if before.health is not WorkerHealth.FENCED:
+                _log.error("Worker %s is fenced off from this coordinator: %s", short(before.worker_id), error)
+            self._set(after)
         except (LinkError, TimeoutError) as error:
             before = self._worker  # as it is now: an operator may have cordoned it while it was asked
             words = str(error) or "no answer to a health check in time"
@@ -138,7 +144,8 @@ class Watcher:
                 self._member.full_until = 0.0  # "later" was said before it went away
             self._set(after)
             if before.health is not WorkerHealth.HEALTHY:
-                _log.info("Worker %s is healthy", short(before.worker_id))
+                known = "its key is proven" if before.proven else "unproven: it says the listed name, which anybody can"
+                _log.info("Worker %s is healthy (%s)", short(before.worker_id), known)
             if self._doubt:
                 self._doubt = False
                 await self._reconcile()

@@ -74,6 +74,7 @@ class WorkerHealth(StrEnum):
     HEALTHY = "healthy"  #: the last check was answered by the listed key
     SUSPECT = "suspect"  #: the last check failed; the grace period runs
     LOST = "lost"  #: silent for longer than the grace period
+    FENCED = "fenced"  #: it says that another coordinator of this pool, started later, has it
 
 
 class Duty(StrEnum):

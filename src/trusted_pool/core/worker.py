@@ -5,7 +5,8 @@ import msgspec
 from trusted_pool.core.request import Capacity
 from trusted_pool.core.words import Duty, WorkerHealth
 
-#: A worker's health after a check that was answered (True) or not (False), within the grace or after it.
+#: A worker's health after a check that was answered or not, within the grace or after it; or that it refused because
+#: another coordinator has it. Such a worker is never lost: what it runs is the other's to collect, not ours to repeat.
 HEALTH: dict[tuple[WorkerHealth, str], WorkerHealth] = {
     (WorkerHealth.UNKNOWN, "answered"): WorkerHealth.HEALTHY,
     (WorkerHealth.UNKNOWN, "silent"): WorkerHealth.SUSPECT,
@@ -19,6 +20,14 @@ HEALTH: dict[tuple[WorkerHealth, str], WorkerHealth] = {
     (WorkerHealth.LOST, "answered"): WorkerHealth.HEALTHY,
     (WorkerHealth.LOST, "silent"): WorkerHealth.LOST,
     (WorkerHealth.LOST, "grace_over"): WorkerHealth.LOST,
+    (WorkerHealth.UNKNOWN, "fenced"): WorkerHealth.FENCED,
+    (WorkerHealth.HEALTHY, "fenced"): WorkerHealth.FENCED,
+    (WorkerHealth.SUSPECT, "fenced"): WorkerHealth.FENCED,
+    (WorkerHealth.LOST, "fenced"): WorkerHealth.FENCED,
+    (WorkerHealth.FENCED, "fenced"): WorkerHealth.FENCED,
+    (WorkerHealth.FENCED, "answered"): WorkerHealth.HEALTHY,
+    (WorkerHealth.FENCED, "silent"): WorkerHealth.FENCED,
+    (WorkerHealth.FENCED, "grace_over"): WorkerHealth.FENCED,
 }
 
 DEFAULT_SLOTS = 4
@@ -76,10 +85,18 @@ def silent(worker: Worker, words: str, grace_s: float, now: float) -> Worker:
     """Return the worker after a check that failed. It is lost when silent for longer than the grace."""
     since = worker.silent_since if worker.silent_since is not None else now
     kind = "grace_over" if now - since >= grace_s else "silent"
+    health = HEALTH[worker.health, kind]
     return msgspec.structs.replace(
         worker,
-        health=HEALTH[worker.health, kind],
-        words=words,
+        health=health,
+        words=worker.words if health is WorkerHealth.FENCED else words,
         last_health_check=now,
         silent_since=since,
+    )
+
+
+def fenced(worker: Worker, words: str, now: float) -> Worker:
+    """Return the worker after it refused a call because another coordinator of this pool has it."""
+    return msgspec.structs.replace(
+        worker, health=HEALTH[worker.health, "fenced"], words=words, last_health_check=now, silent_since=None
     )

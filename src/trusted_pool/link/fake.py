@@ -54,6 +54,7 @@ class Wire:
     def __init__(self, end: WorkerEnd, fate: Callable[[str], Fate] = lambda _: GOOD) -> None:
         self.end = end
         self.fate = fate
+        self.refusal: PoolError | None = None  #: what its guard answers to every call, while it is set
         self._cut = asyncio.Event()
 
     @property
@@ -173,6 +174,8 @@ class FakeLink:
             raise NotSentError("cannot connect")
         await asyncio.sleep(fate.delay_s)
         self._reach()
+        if self._wire.refusal is not None:
+            raise _as_link_error(self._wire.refusal, may_be_gone=False)
         return fate
 
     async def _call(self, name: str, at_worker: Callable[[], Awaitable[T]], *, may_be_gone: bool = False) -> T:

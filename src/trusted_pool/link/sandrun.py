@@ -64,6 +64,7 @@ class Pace(msgspec.Struct, frozen=True, kw_only=True):
     status_s: float = 60.0  #: some hold back every answer but health while a job runs
     reply_s: float = 330.0  #: to a submit, for the same reason; a job may run for five minutes
     idle_s: float = 30.0  #: for the next piece of a file
+    file_s: float = 60.0  #: for a file, and a second more for each 64 KiB of it
     poll_s: float = 1.0
     full_s: float = 2.0  #: first pause after a 429 that names none; doubled each time
     full_max_s: float = 60.0
@@ -85,7 +86,15 @@ class SandrunLink:
         self._clock = clock
         self._pace = pace or Pace()
         self._line = PlainLine(worker.endpoint, self._pace.connect_s)
-        self._fetch = Fetch(self._line, blobs, clock, wanted, call_s=self._pace.call_s, idle_s=self._pace.idle_s)
+        self._fetch = Fetch(
+            self._line,
+            blobs,
+            clock,
+            wanted,
+            call_s=self._pace.call_s,
+            idle_s=self._pace.idle_s,
+            file_s=self._pace.file_s,
+        )
         self._memory = Memory(dice.token(16))
         self._sent: set[tuple[str, int]] = set()  #: on their way, or with a reply that was lost: never sent again
         self._full_s = self._pace.full_s

@@ -25,6 +25,8 @@ _log = logging.getLogger(__name__)
 
 MAX_LOG_ANSWER = 64 * 1024 * 1024
 MAX_LIST_ANSWER = 32 * 1024 * 1024
+#: A file that comes slower than this, after a while, is not waited for.
+LEAST_BYTES_S = 64 * 1024
 MAX_FILES = 10_000
 MAX_PATH_BYTES = 2**20  #: of all outputs together
 _MB = 1024 * 1024
@@ -59,15 +61,27 @@ class Fetch:
     """Copies the results of one worker's jobs."""
 
     def __init__(
-        self, line: PlainLine, blobs: Blobs, clock: Clock, wanted: Wanted, *, call_s: float, idle_s: float
+        self,
+        line: PlainLine,
+        blobs: Blobs,
+        clock: Clock,
+        wanted: Wanted,
+        *,
+        call_s: float,
+        idle_s: float,
+        file_s: float,
     ) -> None:
-        """`call_s`: for a small call, and the head of a file. `idle_s`: for the next piece of a file."""
+        """`call_s`: for a small call, and the head of a file. `idle_s`: for the next piece of a file.
+
+        `file_s`: for a whole file, and a second more for each LEAST_BYTES_S: a worker cannot keep a copy open by drops.
+        """
         self._line = line
         self._blobs = blobs
         self._clock = clock
         self._wanted = wanted
         self._call_s = call_s
         self._idle_s = idle_s
+        self._file_s = file_s
 
     async def status(self, remote_id: str, within_s: float) -> Status:
         """Ask how a job is. Raises GoneError, LinkError."""
@@ -152,9 +166,14 @@ class Fetch:
         where = f"/download/{quote(remote_id, safe='')}/{quote(path, safe=_PLAIN)}"
         loop = asyncio.get_running_loop()
         stage: Stage = await self._blobs.stage()
+        began = loop.time()
+
+        def until() -> float:
+            return min(loop.time() + self._idle_s, began + self._file_s + stage.size / LEAST_BYTES_S)
+
         try:
             async with self._line.stream(where, {}, within_s=self._idle_s, may_be_gone=True) as content:
-                while piece := await read_piece(content, loop.time() + self._idle_s):
+                while piece := await read_piece(content, until()):
                     if stage.size + len(piece) > room:
                         raise _CapError
                     await stage.write(piece)

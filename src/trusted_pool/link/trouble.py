@@ -8,6 +8,7 @@ import aiohttp
 import msgspec
 
 from trusted_pool.ports.link import (
+    FencedError,
     FullError,
     GoneError,
     LinkError,
@@ -17,14 +18,17 @@ from trusted_pool.ports.link import (
     WrongIdentityError,
 )
 from trusted_pool.protocol.decoding import DecodingError, decode
+from trusted_pool.protocol.errors import StaleEpochError
 
 MAX_WORDS = 500
 _LATER = (408, 425, 429, 503)
 _GONE = (404, 410)
+_CONFLICT = 409
 _CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f]+")
 
 
 class _Inner(msgspec.Struct):
+    code: str = ""
     message: str = ""
     hint: str = ""
 
@@ -32,6 +36,14 @@ class _Inner(msgspec.Struct):
 class _Outer(msgspec.Struct):
     error: _Inner | str = ""
     detail: str = ""
+
+
+def _code_of(body: bytes) -> str:
+    try:
+        answer: _Outer = decode(body, _Outer)
+    except DecodingError:
+        return ""
+    return answer.error.code if isinstance(answer.error, _Inner) else ""
 
 
 def words_of(body: bytes) -> str:
@@ -57,6 +69,8 @@ def of_status(status: int, body: bytes, retry_after: str | None, *, may_be_gone:
         return FullError(words, wait_s)
     if may_be_gone and status in _GONE:
         return GoneError(words)
+    if status == _CONFLICT and _code_of(body) == StaleEpochError.code:
+        return FencedError(words)
     if 400 <= status < 500:  # noqa: PLR2004 - the class of refusals
         return RefusedError(status, words)
     if 300 <= status < 400:  # noqa: PLR2004 - the class of redirects

@@ -22,6 +22,13 @@ class WrongIdentityError(NotSentError):
     """Something answers at the endpoint and is not the listed worker."""
 
 
+class FencedError(LinkError):
+    """Another coordinator of this pool, started later, has the worker. It did nothing of what was asked, and will not.
+
+    The message says what to do.
+    """
+
+
 class UnansweredError(LinkError):
     """The request may have arrived; no answer came."""
 
@@ -70,6 +77,7 @@ class WorkerLink(Protocol):
     - Answers are capped and timed: a worker cannot make the coordinator hold more than one piece in memory, nor wait
       for ever.
     - No call retries by itself. None follows a redirect.
+    - Every call may raise FencedError.
     """
 
     worker: Worker

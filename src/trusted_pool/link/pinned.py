@@ -132,7 +132,7 @@ class PinnedLink:
                         raise UnansweredError("its event stream did not begin with hello")
                     greeted = True
                     yield message
-                heard = loop.time()
+                    heard = loop.time()  # after it was dealt with; empty lines are no word
         raise UnansweredError("it ended the event stream")
 
     async def attempts(self) -> AttemptsAnswer:

@@ -317,76 +317,6 @@ async def head_of(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
 
-def test_a_redirect_is_not_followed() -> None:
-    async def body() -> None:
-        async with Peer()(None) as elsewhere:
-
-            async def redirect(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-                await head_of(reader)
-                where = f"http://127.0.0.1:{elsewhere.port}/submit"
-                writer.write(
-                    f"HTTP/1.1 307 x\r\nlocation: {where}\r\nconnection: close\r\ncontent-length: 0\r\n\r\n".encode()
-                )
-                await reader.read()
-
-            async with listed_worker(redirect) as peer:
-                link = link_to(peer.port)
-                with pytest.raises(LinkError, match="redirect"):
-                    await submit(link)
-                with pytest.raises(LinkError, match="redirect"):
-                    await link.health()
-                await link.close()
-            assert elsewhere.connections == 0
-
-    run(body)
-
-
-OK_CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
-ENDLESS: dict[str, tuple[bytes, bytes]] = {
-    "header value": (b"HTTP/1.1 200 OK\r\nx: ", b"a" * 65536),
-    "headers": (b"HTTP/1.1 200 OK\r\n", b"x: y\r\n" * 10_000),
-    "status line": (b"HTTP/1.1 200 ", b"O" * 65536),
-    "interim answers": (b"", b"HTTP/1.1 100 Continue\r\n\r\n" * 1000),
-    "body": (OK_CHUNKED, b"10000\r\n" + b"a" * 65536 + b"\r\n"),
-    "body without length": (b"HTTP/1.1 200 OK\r\n\r\n", b"a" * 65536),
-    "chunk extension": (OK_CHUNKED + b"1;", b"x" * 65536),
-    "refusal": (b"HTTP/1.1 400 x\r\n\r\n", b"a" * 65536),
-}
-
-
-@pytest.mark.parametrize("kind", ENDLESS)
-def test_an_endless_answer_is_capped(kind: str) -> None:
-    """Each call ends with an error after a bounded number of bytes."""
-    written = [0]
-
-    async def endless(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        await head_of(reader)
-        first, again = ENDLESS[kind]
-        writer.write(first)
-        while not writer.transport.is_closing():
-            writer.write(again)
-            await writer.drain()
-            written[0] += len(again)
-            await asyncio.sleep(0)
-
-    async def body() -> None:
-        async with listed_worker(endless) as peer:
-            link = link_to(peer.port, call_s=1.0)
-            for call, most in (
-                (link.health, 8 << 20),
-                (link.attempts, 40 << 20),
-                (lambda: submit(link), 8 << 20),
-            ):
-                written[0] = 0
-                with pytest.raises(LinkError):
-                    await call()
-                if kind not in ("interim answers", "chunk extension"):  # those are dropped, and bounded by time
-                    assert written[0] < most
-            await link.close()
-
-    run(body)
-
-
 @pytest.mark.parametrize(
     ("line", "words"),
     [
@@ -471,12 +401,3 @@ def test_an_output_that_is_cut_short_is_an_error() -> None:
             await link.close()
 
     run(body)
-
-
-@pytest.mark.parametrize(
-    "endpoint",
-    ["file:///etc/passwd", "https://user:pw@worker:8443", "https://", "worker:8443", "https://w:99999", "ftp://w"],
-)
-def test_an_endpoint_that_is_no_workers_address_is_refused(endpoint: str) -> None:
-    with pytest.raises(ValueError, match=r"."):
-        PinnedLink(Worker(worker_id=identity_of(LISTED), endpoint=endpoint), POOL, 1, CLOCK)

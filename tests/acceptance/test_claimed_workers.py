@@ -98,6 +98,13 @@ def test_it_is_shown_as_unproven_everywhere(pool: RealPool, worker: SandrunWorke
     said = run_tpool("pool", "--addr", pool.url)
     assert said.returncode == 0, said.stderr
     assert "(unproven)" in said.stdout
+    assert f"{worker.worker_id[:12]}…: unproven: anybody can claim its name" in said.stdout
+    name = worker.worker_id[:12].replace("+", "-").replace("/", "_")
+    assert f'trusted_pool_worker_proven{{worker="{name}"}} 0.0' in pool.http.get("/metrics").text
+    log = [line for line in pool.coordinator.log.splitlines() if "unproven" in line]
+    assert len(log) == 2, log
+    assert f"Worker {worker.worker_id[:12]}... is unproven: anybody can claim its name" in log[0], "when it is added"
+    assert f"Worker {worker.worker_id[:12]}... is healthy (unproven" in log[1], "when it first answers"
 
 
 def test_one_at_a_time_and_no_faster_than_it_starts_them(pool: RealPool, worker: SandrunWorker) -> None:

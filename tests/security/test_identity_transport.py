@@ -274,6 +274,12 @@ def test_a_stalled_handshake_ends_at_the_worker() -> None:
             assert await reader.read() == b""
             writer.close()
             assert knocker.seen == []
+        async with knocker.serving(handshake_timeout_s=60) as server:  # the control: what ends it is the limit
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"\x16\x03\x01")
+            with pytest.raises(TimeoutError):
+                await asyncio.wait_for(reader.read(), 0.6)
+            writer.close()
 
     run(body)
 

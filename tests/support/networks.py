@@ -14,6 +14,7 @@ from pathlib import Path
 import pytest
 
 _CLONE_NEWNET = 0x40000000
+_LIBC_ERROR = -1
 _libc = ctypes.CDLL(None, use_errno=True)
 #: Documentation addresses; they exist inside the namespaces alone.
 HERE, THERE = "192.0.2.1", "192.0.2.2"
@@ -82,6 +83,19 @@ class Cable:
             _enter(before)
             os.close(before)
             self._remove()
+
+
+@contextlib.contextmanager
+def alone() -> Iterator[None]:
+    """Put the calling thread, and what it starts, into a network with nothing but a loopback interface of its own."""
+    before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        assert _libc.unshare(_CLONE_NEWNET) != _LIBC_ERROR, os.strerror(ctypes.get_errno())
+        _ip("link", "set", "lo", "up")
+        yield
+    finally:
+        _enter(before)
+        os.close(before)
 
 
 def _enter_file(path: Path) -> None:

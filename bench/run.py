@@ -7,6 +7,7 @@ import sys
 import time
 from pathlib import Path
 
+import dispatch
 import jobs
 import queued
 import submit
@@ -16,7 +17,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print, save."""
-    rows = [submit.run(), *jobs.run(), *queued.run()]
+    rows = [submit.run(), dispatch.run(), *jobs.run(), *queued.run()]
     for row in rows:
         print(row["what"])
         print(f"    ours {row['ours']}   baseline {row['baseline']}   ratio {row['ratio']} ({row['mark']})")

@@ -1,4 +1,4 @@
-"""Two networks with one cable between them: network namespaces, which need root and `ip`.
+"""Networks of the test's own: two ends of a cable, several machines at a switch. They need root and `ip`.
 
 The calling thread can be put into one of them; what it starts and what it connects is inside from then on.
 """
@@ -83,6 +83,58 @@ class Cable:
             _enter(before)
             os.close(before)
             self._remove()
+
+
+class Switch:
+    """Machines by name, each with an address of its own, at one switch. Use `plugged_in` as `with`."""
+
+    def __init__(self, name: str, addresses: dict[str, str]) -> None:
+        """`name`: short, and nobody else's. `addresses`: of the machines, all of one /24."""
+        self.addresses = addresses
+        self._name = name
+
+    def _namespace(self, machine: str) -> str:
+        return f"{self._name}-{machine}"
+
+    def command_on(self, machine: str, disk: Path) -> list[str]:
+        """Return what comes before a command that is to run on a machine. What is /var/lib there is `disk` here."""
+        disk.mkdir(parents=True, exist_ok=True)
+        script = 'mount --bind "$0" /var/lib && exec "$@"'
+        inside = ["unshare", "--mount", "sh", "-c", script, str(disk)]
+        return ["nsenter", f"--net=/run/netns/{self._namespace(machine)}", *inside]
+
+    @contextlib.contextmanager
+    def plugged_in(self, at: str) -> Iterator[None]:
+        """Set everything up, sit down at a machine, and remove everything in the end."""
+        before = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            self._remove()
+            self._build()
+            _enter_file(Path(f"/run/netns/{self._namespace(at)}"))
+            yield
+        finally:
+            _enter(before)
+            os.close(before)
+            self._remove()
+
+    def _build(self) -> None:
+        middle = self._namespace("switch")
+        _ip("netns", "add", middle)
+        _ip("-n", middle, "link", "add", "switch", "type", "bridge")
+        _ip("-n", middle, "link", "set", "switch", "up")
+        for number, (machine, address) in enumerate(self.addresses.items()):
+            name, port = self._namespace(machine), f"port{number}"
+            _ip("netns", "add", name)
+            _ip("-n", name, "link", "set", "lo", "up")
+            _ip("-n", name, "link", "add", "eth0", "type", "veth", "peer", "name", port, "netns", middle)
+            _ip("-n", middle, "link", "set", port, "master", "switch", "up")
+            _ip("-n", name, "address", "add", f"{address}/24", "dev", "eth0")
+            _ip("-n", name, "link", "set", "eth0", "up")
+
+    def _remove(self) -> None:
+        for machine in ("switch", *self.addresses):
+            if Path(f"/run/netns/{self._namespace(machine)}").exists():
+                _ip("netns", "delete", self._namespace(machine))
 
 
 @contextlib.contextmanager

@@ -146,7 +146,7 @@ except OSError:
 there = os.path.exists("/proc/kallsyms")
 addresses = {line.split()[0].strip("0") for line in open("/proc/kallsyms")} if there else {""}
 seen = [os.path.exists(path) for path in ("/sys/kernel", "/root", "/home")]
-print("addresses" if addresses != {""} else "", *seen)
+print("addresses" if addresses - {""} else "", *seen)
 """
 
 

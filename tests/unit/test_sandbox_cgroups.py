@@ -42,24 +42,62 @@ def test_a_group_out_of_sight_is_its_mount(tmp_path: Path):
 
 def test_without_control_groups_the_words_say_so():
     found = cgroup_search.find("name", mountinfo="", membership="")
-    assert (found.cgroups, found.words) == (None, "no control groups are mounted")
+    assert (found.cgroups, found.cause.why) == (None, "no control groups are mounted")
+    assert "mount -t cgroup2" in found.cause.mend
+
+
+def test_control_groups_that_something_covers_are_none(tmp_path: Path):
+    found = cgroup_search.find("name", mountinfo=MOUNTINFO.format(at=tmp_path), membership=MEMBERSHIP)
+    assert found.cgroups is None
+    assert f"something covers {tmp_path}/memory" in found.cause.why
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_groups_of_others_are_not_delegated(tmp_path: Path):
     for name in ("memory", "cpu,cpuacct", "pids"):
-        (tmp_path / name).mkdir(mode=0o555)
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "cgroup.procs").touch()
+        (tmp_path / name).chmod(0o555)
     found = cgroup_search.find("name", mountinfo=MOUNTINFO.format(at=tmp_path), membership="")
     assert found.cgroups is None
-    assert "delegated" in found.words
+    assert "delegated" in found.cause.why
+    assert "as root" in found.cause.mend
+
+
+def unified(at: Path, controllers: str, *, root: bool = True, processes: str = "") -> cgroup_search.Found:
+    """Look at a directory that stands for a version 2 group."""
+    (at / "cgroup.controllers").write_text(controllers + "\n")
+    (at / "cgroup.procs").write_text(processes)
+    if not root:
+        (at / "cgroup.events").write_text("populated 1\n")
+    line = f"28 30 0:25 / {at} rw - cgroup2 cgroup2 rw\n"
+    return cgroup_search.find("name", mountinfo=line, membership="0::/\n")
 
 
 def test_version_2_needs_the_controllers(tmp_path: Path):
-    (tmp_path / "cgroup.controllers").write_text("cpuset memory\n")
-    line = f"28 30 0:25 / {tmp_path} rw - cgroup2 cgroup2 rw\n"
-    found = cgroup_search.find("name", mountinfo=line, membership="0::/\n")
+    found = unified(tmp_path, "cpuset memory")
     assert found.cgroups is None
-    assert "no controller pids, cpu" in found.words
+    assert "no controller pids, cpu" in found.cause.why
+    assert "cgroup_enable=pids" in found.cause.mend
+
+
+def test_controllers_that_version_1_has_taken(tmp_path: Path):
+    (tmp_path / "memory").mkdir()
+    (tmp_path / "unified").mkdir()
+    assert "systemd.unified_cgroup_hierarchy=1" in unified(tmp_path / "unified", "").cause.mend
+
+
+def test_controllers_that_systemd_does_not_pass_on(tmp_path: Path):
+    mend = unified(tmp_path, "memory pids", root=False).cause.mend
+    assert "Delegate=cpu memory pids" in mend
+    assert "user@.service.d/delegate.conf" in mend
+
+
+def test_a_group_with_others_in_it_is_not_taken(tmp_path: Path):
+    found = unified(tmp_path, "cpu memory pids", root=False, processes="1\n")
+    assert found.cgroups is None
+    assert "holds other processes" in found.cause.why
+    assert "systemd-run --user --scope -p Delegate=yes" in found.cause.mend
 
 
 FILES = {

@@ -69,6 +69,7 @@ GROUPS = {
 SERVER_VERBS = {
     "coordinator": Verb("coordinator", "coordinator", "Start a pool: take jobs and send them to workers."),
     "worker": Verb("worker", "worker", "Lend this machine to a pool."),
+    "doctor": Verb("doctor", "doctor", "Find out how well this machine holds jobs."),
     "keygen": Verb("keygen", "keygen", "Make a worker's key."),
     "backup": Verb("backup", "backup", "Copy all that a coordinator keeps, while it serves."),
     "restore": Verb("restore", "restore", "Make a data directory from a backup."),

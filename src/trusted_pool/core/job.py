@@ -50,6 +50,8 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     more_outputs: int = 0  #: so many are not in `outputs`: its worker lists them by itself
     log_bytes: int = 0  #: size of the framed log file
     interpreter_version: str = ""
+    isolation: int | None = None  #: level under which it ran
+    policy: str | None = None  #: name of the policy under which it ran, see `Capacity.policy`
 
 
 class Attempt(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

@@ -34,6 +34,8 @@ class Capacity(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     interpreters: dict[str, str] | None = None  #: name → version
     environments: tuple[str, ...] = ()
     isolation: int | None = None
+    policy: str | None = None  #: name of what it lays on jobs: equal names hold them in the same way
+    seccomp: str | None = None  #: name of its filter of system calls
     labels: dict[str, str] = {}
 
 

@@ -7,26 +7,30 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
 
+import msgspec
+
 from trusted_pool.core.job import Outcome
 from trusted_pool.core.request import Capacity
 from trusted_pool.core.words import Reason
 from trusted_pool.ports.sandbox import OnLog, OpenInput, OutputMissingError, SandboxError, Task
 from trusted_pool.protocol.errors import BadRequestError
-from trusted_pool.sandbox import beneath, cgroup_search, interpreters, machine, policy, probe, seccomp, slots
+from trusted_pool.sandbox import beneath, cgroup_search, interpreters, machine, plan, policy, slots
 from trusted_pool.sandbox.attempt import Attempt
 from trusted_pool.sandbox.cgroups import Cgroups
 from trusted_pool.sandbox.collect import OutputLimits, open_output
 from trusted_pool.sandbox.interpreters import Interpreter
 from trusted_pool.sandbox.owner import Owner
+from trusted_pool.sandbox.plan import Ground
+from trusted_pool.sandbox.probe import Prober
 from trusted_pool.sandbox.room import Room
 from trusted_pool.sandbox.runner import Runner
 from trusted_pool.sandbox.slots import Bind, Slot
+from trusted_pool.sandbox.standing import Finding
+from trusted_pool.sandbox.survey import Survey
 from trusted_pool.sandbox.undertaker import Undertaker
 from trusted_pool.sandbox.wipe import wipe, wipe_tree
 
 LOG_LIMIT_BYTES = 16 * 1024 * 1024
-#: Below this level a worker does not start unless it is told to.
-LEVEL_REQUIRED = 2
 _KEY = re.compile(r"[A-Za-z0-9-]{1,200}\Z")
 _CHUNK = 256 * 1024
 _PROBE = "probe"
@@ -38,8 +42,8 @@ class BubblewrapSandbox:
     Below `root`, which is this sandbox's alone: `jobs/<key>` (what a job sees as /job), `etc`, `spool` (inputs on their
     way), `cgroups` (where groups were made, for the next start).
 
-    Levels: 1 = namespaces, seccomp, limits of each process and polling; 2 = limits of the whole tree by control groups;
-    3 = also a uid of its own for each slot, which needs root.
+    Levels: 0 = namespaces without a filter of system calls; 1 = with it, limits of each process and polling; 2 = limits
+    of the whole tree by control groups; 3 = also a uid of its own for each slot, which needs root.
     """
 
     def __init__(
@@ -66,6 +70,7 @@ class BubblewrapSandbox:
         self._cpus = cpus or float(os.cpu_count() or 1)
         self._labels = dict(labels or {})
         self._allow_weaker = allow_weaker
+        self.findings: list[Finding] = []  #: what `start` found out about the machine, also when it raised
         self._log_limit_bytes = log_limit_bytes
         self._output_limits = output_limits or OutputLimits()
         self._first_uid = first_uid
@@ -76,6 +81,7 @@ class BubblewrapSandbox:
         self._room: Room | None = None
         self._undertaker: Undertaker | None = None
         self._runner: Runner | None = None
+        self._policy: str | None = None
         self._interpreters: dict[str, Interpreter] = {}
         self._running: dict[str, tuple[Attempt, asyncio.Task[Outcome]]] = {}
         self._busy: set[int] = set()
@@ -84,28 +90,32 @@ class BubblewrapSandbox:
         """Measure the machine and make ready.
 
         Raises:
-            SandboxError: something is missing, or the machine cannot enforce limits of a whole tree and `allow_weaker`
-                was not said. The message says what to type.
+            SandboxError: something is missing, or the machine is below level 2 and `allow_weaker` was not said. The
+                message says what to type.
         """
         try:
             await self._start()
+        except OSError as error:
+            await self.close()
+            raise SandboxError(f"the sandbox cannot be made ready: {error}") from error
         except BaseException:
             await self.close()
             raise
 
     async def _start(self) -> None:
+        survey = Survey(allow_weaker=self._allow_weaker)
+        self.findings = survey.findings
         bwrap = machine.bubblewrap()
         beneath.require()
-        self._filter_fd = seccomp.compiled().memfd()
+        compiled = survey.filter()
+        self._filter_fd = compiled.memfd() if compiled is not None else -1
         self._make_directories()
         slots.become_subreaper()
         await asyncio.to_thread(self._sweep_cgroups)
-        found = cgroup_search.find(machine.worker_name(self._root))
-        self._cgroups = found.cgroups
+        self._cgroups = survey.cgroups(machine.worker_name(self._root))
         if self._cgroups is not None:
             (self._root / "cgroups").write_text("".join(f"{place}\n" for place in self._cgroups.places()))
-        elif not self._allow_weaker:
-            raise SandboxError(self._refusal(found.words))
+        survey.refuse()
         await self._open_slots()
         self._room = Room(self._jobs_fd)
         self._undertaker = Undertaker(machine.worker_name(self._root))
@@ -113,30 +123,30 @@ class BubblewrapSandbox:
             bwrap=bwrap,
             mark=self._undertaker.mark,
             jobs=str(self._root / "jobs"),
-            etc=str(self._root / "etc"),
-            system=policy.look(),
-            seccomp_fd=self._filter_fd,
+            view=policy.View(system=policy.look(), etc=str(self._root / "etc"), masked=policy.masked()),
+            ground=Ground(
+                level=1 if self._cgroups is None else 2,  # what is to be measured
+                own_uid=self._slots[0].uid is not None,
+                cgroups=None if self._cgroups is None else self._cgroups.version,
+                filter=compiled.name if compiled is not None else None,
+                cpus=os.cpu_count() or 1,
+            ),
+            seccomp_fd=self._filter_fd if compiled is not None else None,
             log_limit_bytes=self._log_limit_bytes,
             room=self._room,
         )
         with self._directory(_PROBE, self._slots[0]) as fd:
-            prober = probe.Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)
-            await prober.must_run()
-            if self._cgroups is not None:
-                self._runner.level = 3 if self._slots[0].uid is not None else 2
-                words = await prober.limits_hold()
-                if words and not self._allow_weaker:
-                    raise SandboxError(self._refusal(words))
-                self._runner.level = 1 if words else self._runner.level
+            prober = Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)
+            level = await survey.measure(prober, limits=self._cgroups is not None)
+            self._runner.ground = msgspec.structs.replace(self._runner.ground, level=level)
+            self._policy = plan.name(self._runner.policy)
             self._interpreters = await interpreters.find(prober.ask)
         await self.discard(_PROBE)
 
-    @staticmethod
-    def _refusal(words: str) -> str:
-        return (
-            f"this machine cannot limit a whole tree of processes: {words}; {cgroup_search.HINT}, "
-            "or say --allow-weaker-isolation to run at level 1"
-        )
+    @property
+    def policy(self) -> str:
+        """The policy of this machine as text; empty before `start`."""
+        return self._runner.policy if self._runner is not None else ""
 
     def _make_directories(self) -> None:
         try:
@@ -180,6 +190,11 @@ class BubblewrapSandbox:
         finally:
             os.close(fd)
 
+    @property
+    def places(self) -> list[Path]:
+        """Directories of this sandbox's control groups."""
+        return self._cgroups.places() if self._cgroups is not None else []
+
     def capacity(self) -> Capacity:
         """Return what this machine offers, as measured by `start`."""
         return Capacity(
@@ -188,7 +203,9 @@ class BubblewrapSandbox:
             cpus=self._cpus,
             disk_mb=self._room.offered_mb if self._room is not None else None,
             interpreters={name: found.version for name, found in self._interpreters.items()},
-            isolation=self._runner.level if self._runner is not None else None,
+            isolation=self._runner.ground.level if self._runner is not None else None,
+            policy=self._policy,
+            seccomp=self._runner.ground.filter if self._runner is not None else None,
             labels=self._labels,
         )
 
@@ -208,10 +225,11 @@ class BubblewrapSandbox:
         if interpreter is None:
             return _failed(f"this worker has no {task.manifest.interpreter} that runs inside a sandbox")
         attempt = Attempt(task, self._slots[task.slot], self._owners[task.slot], runner, interpreter)
+        level, policy_name = runner.ground.level, self._policy
 
         async def work() -> Outcome:
             with self._directory(task.key, attempt.slot) as fd:
-                return await attempt.run(
+                outcome = await attempt.run(
                     fd,
                     self._root / "spool",
                     open_input,
@@ -219,6 +237,7 @@ class BubblewrapSandbox:
                     on_start=on_start,
                     output_limits=self._output_limits,
                 )
+            return msgspec.structs.replace(outcome, isolation=level, policy=policy_name)
 
         working = asyncio.ensure_future(work())
         self._busy.add(task.slot)

@@ -13,6 +13,18 @@ _UNTHROTTLED_US = PERIOD_US * 4096
 _NEAR = 0.95  #: of the limit: from here on the kernel has begun to take cached pages back
 
 
+def settings(limits: GroupLimits) -> dict[str, str]:
+    """Return what is written into a task's groups, file by file."""
+    memory, quota = str(limits.memory_bytes), limits.quota_us
+    return {
+        "memory.limit_in_bytes": memory,
+        "memory.memsw.limit_in_bytes": memory,  # where the kernel counts swap
+        "memory.swappiness": "0",
+        "pids.max": str(limits.pids),
+        "cpu.cfs_quota_us": str(_UNTHROTTLED_US if quota is None else quota),
+    }
+
+
 class V1Cgroups:
     """The worker's own directories, one below its present group in each hierarchy."""
 
@@ -78,24 +90,25 @@ class V1Group:
         """Set limits, reset the peak, remember the counters that only grow."""
         # A thread of ours lives here; it must never be the one that waits for the next period.
         self._set_quota(_UNTHROTTLED_US)
-        self._task_quota_us = _UNTHROTTLED_US if limits.cpus is None else max(1000, round(limits.cpus * PERIOD_US))
+        values = settings(limits)
+        self._task_quota_us = int(values["cpu.cfs_quota_us"])
         if self._memory_bytes != limits.memory_bytes:
-            self._set_memory(limits.memory_bytes)
+            self._set_memory(values)
+            self._memory_bytes = limits.memory_bytes
         if self._pids != limits.pids:
-            write(self._paths["pids"] / "pids.max", str(limits.pids))
+            write(self._paths["pids"] / "pids.max", values["pids.max"])
             self._pids = limits.pids
         write(self._paths["memory"] / "memory.max_usage_in_bytes", "0")
         self._base = self._counters()
         self._residue = self._files["usage"].number()
 
-    def _set_memory(self, limit: int) -> None:
+    def _set_memory(self, values: dict[str, str]) -> None:
         memory = self._paths["memory"]
-        if self._memsw:
+        if self._memsw:  # it may never be below the other one
             write(memory / "memory.memsw.limit_in_bytes", "-1")
-        write(memory / "memory.limit_in_bytes", str(limit))
+        write(memory / "memory.limit_in_bytes", values["memory.limit_in_bytes"])
         if self._memsw:
-            write(memory / "memory.memsw.limit_in_bytes", str(limit))
-        self._memory_bytes = limit
+            write(memory / "memory.memsw.limit_in_bytes", values["memory.memsw.limit_in_bytes"])
 
     def _set_quota(self, quota_us: int) -> None:
         if quota_us != self._quota_us:

@@ -7,6 +7,19 @@ from pathlib import Path
 from trusted_pool.sandbox.cgroups import PERIOD_US, GroupLimits, Reader, Reading, kill_all, processes, remove, write
 
 CONTROLLERS = ("memory", "pids", "cpu")
+_ALL = f"max {PERIOD_US}"
+_MAY_LACK = (FileNotFoundError,)  #: a kernel without swap accounting
+
+
+def settings(limits: GroupLimits) -> dict[str, str]:
+    """Return what is written into a task's group, file by file."""
+    return {
+        "memory.max": str(limits.memory_bytes),
+        "memory.swap.max": "0",
+        "memory.oom.group": "1",
+        "pids.max": str(limits.pids),
+        "cpu.max": f"{'max' if limits.quota_us is None else limits.quota_us} {PERIOD_US}",
+    }
 
 
 class V2Cgroups:
@@ -57,7 +70,7 @@ class V2Group:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._cpus: float | None = None
+        self._share = _ALL
         self._files: dict[str, Reader] = {}
         self._peak = 0
 
@@ -73,12 +86,11 @@ class V2Group:
         self._forget()
         remove(self._path)
         self._path.mkdir()
-        self._cpus, self._peak = limits.cpus, 0
-        write(self._path / "memory.max", str(limits.memory_bytes))
-        with contextlib.suppress(FileNotFoundError):  # a kernel without swap accounting
-            write(self._path / "memory.swap.max", "0")
-        write(self._path / "memory.oom.group", "1")
-        write(self._path / "pids.max", str(limits.pids))
+        values = settings(limits)
+        self._share, self._peak = values.pop("cpu.max"), 0  # the share begins with `throttle`
+        for name, value in values.items():
+            with contextlib.suppress(*(_MAY_LACK if name == "memory.swap.max" else ())):
+                write(self._path / name, value)
         self._files = {
             "usage": Reader(self._path / "memory.current"),
             "events": Reader(self._path / "memory.events"),
@@ -94,13 +106,13 @@ class V2Group:
 
     def throttle(self) -> None:
         """Set the task's share of the processors."""
-        if self._cpus is not None:
-            write(self._path / "cpu.max", f"{max(1000, round(self._cpus * PERIOD_US))} {PERIOD_US}")
+        if self._share != _ALL:
+            write(self._path / "cpu.max", self._share)
 
     def unthrottle(self) -> None:
         """Lift it: hundreds of killed processes would take seconds to die at half a processor."""
-        if self._cpus is not None and self._path.is_dir():
-            write(self._path / "cpu.max", f"max {PERIOD_US}")
+        if self._share != _ALL and self._path.is_dir():
+            write(self._path / "cpu.max", _ALL)
 
     def read(self) -> Reading:
         """Read what the task used so far."""

@@ -32,6 +32,11 @@ class GroupLimits(msgspec.Struct, frozen=True, kw_only=True):
     pids: int
     cpus: float | None
 
+    @property
+    def quota_us(self) -> int | None:
+        """Processor time in each period of `PERIOD_US`; None: all there is."""
+        return None if self.cpus is None else max(1000, round(self.cpus * PERIOD_US))
+
 
 class Reading(msgspec.Struct, frozen=True, kw_only=True):
     """What the tree used since `begin`."""

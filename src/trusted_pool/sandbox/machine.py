@@ -1,13 +1,18 @@
-"""What this machine has, and what keeps a sandbox from starting on it, in words that say what to type."""
+"""What this machine has for a sandbox: its program, names, uids, memory, and the /etc that jobs see."""
 
 import hashlib
 import os
+import re
 import shutil
+import subprocess
 from pathlib import Path
 
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.sandbox import policy
+from trusted_pool.sandbox.causes import as_root
 
+#: The first with `--disable-userns`.
+BUBBLEWRAP_SINCE = (0, 8, 0)
 #: Share of the machine's memory that is offered unless the operator says otherwise.
 MEMORY_SHARE = 0.9
 #: Where slots' uids are taken from: beyond people, services, systemd's dynamic users and common container ranges.
@@ -17,11 +22,29 @@ _FALLBACK_UID = 59_000  #: for user namespaces that map only 16 bits
 
 
 def bubblewrap() -> str:
-    """Find bubblewrap. Raises SandboxError."""
+    """Find bubblewrap. Raises SandboxError: it is missing, or too old."""
     found = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
     if found is None:
-        raise SandboxError("bubblewrap is not installed; apt-get install bubblewrap (or your distribution's package)")
+        raise SandboxError(f"bubblewrap is not installed; {as_root('apt-get install bubblewrap')} (or its like)")
+    version = bubblewrap_version(found)
+    if version < BUBBLEWRAP_SINCE:
+        has, needs = (".".join(map(str, v)) for v in (version, BUBBLEWRAP_SINCE))
+        raise SandboxError(
+            f"{found} is bubblewrap {has}, and {needs} or newer is needed; upgrade the distribution, or bubblewrap"
+        )
     return found
+
+
+def bubblewrap_version(path: str) -> tuple[int, ...]:
+    """Ask a bubblewrap for its version. Raises SandboxError: it does not say."""
+    try:
+        said = subprocess.run([path, "--version"], capture_output=True, text=True, timeout=10, check=False, env={})
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise SandboxError(f"{path} cannot be run: {error}; install bubblewrap again") from None
+    match = re.search(r"(\d+)\.(\d+)(?:\.(\d+))?", said.stdout)
+    if match is None:
+        raise SandboxError(f"{path} is no bubblewrap: it says {said.stdout[:100]!r}; install bubblewrap")
+    return tuple(int(part or 0) for part in match.groups())
 
 
 def worker_name(root: Path) -> str:
@@ -54,23 +77,6 @@ def memory_mb() -> int:
         if text.isdigit():
             total = min(total, int(text))
     return int(total * MEMORY_SHARE) // policy.MB
-
-
-def why_not(words: str) -> str:
-    """Say what mends a sandbox that could not be built, from bubblewrap's complaint."""
-    if Path("/proc/sys/user/max_user_namespaces").read_text().strip() == "0":
-        return f"user namespaces are off ({words}); sysctl -w user.max_user_namespaces=15000"
-    clone = Path("/proc/sys/kernel/unprivileged_userns_clone")
-    if clone.exists() and clone.read_text().strip() == "0":
-        return f"user namespaces are off ({words}); sysctl -w kernel.unprivileged_userns_clone=1"
-    apparmor = Path("/proc/sys/kernel/apparmor_restrict_unprivileged_userns")
-    if apparmor.exists() and apparmor.read_text().strip() == "1":
-        return (
-            f"AppArmor forbids user namespaces ({words}); install the profile of bubblewrap (apt-get install "
-            "apparmor-profiles, then apparmor_parser -r /usr/share/apparmor/extra-profiles/bwrap-userns-restrict), "
-            "or sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"
-        )
-    return f"a sandbox cannot be built here ({words}); in a container, allow user namespaces and mounts"
 
 
 def make_etc(directory: Path) -> None:

@@ -22,16 +22,23 @@ BASE_ENV: Mapping[str, str] = {
     "TMPDIR": "/tmp",  # noqa: S108 - the sandbox's own
     "USER": "job",
 }
+_EMPTY = "fstab"  #: a file of our /etc with nothing in it
 #: Files of the sandbox's /etc that are made, not the host's.
 ETC: Mapping[str, str] = {
     "passwd": f"root:x:0:0:root:/nonexistent:/bin/false\njob:x:{INNER_UID}:{INNER_UID}:job:/tmp:/bin/sh\n"
     "nobody:x:65534:65534:nobody:/nonexistent:/bin/false\n",
     "group": f"root:x:0:\njob:x:{INNER_UID}:\nnogroup:x:65534:\n",
+    _EMPTY: "",
     "hosts": "127.0.0.1 localhost sandbox\n",
     "nsswitch.conf": "passwd: files\ngroup: files\nhosts: files\n",
 }
 #: What of the host's /etc is copied into it, when it is there: what programs need to be found and to run.
 ETC_COPIED = ("ld.so.cache", "alternatives", "localtime", "timezone", "mime.types", "R", "perl")
+
+
+#: What of /proc is hidden where others than root may read it: keyrings, the kernel's symbols and command line, devices,
+#: and interrupts, from whose times keystrokes can be guessed.
+PROC_MASKED = ("keys", "kallsyms", "modules", "cmdline", "interrupts", "acpi", "asound", "scsi")
 
 
 class Entry(msgspec.Struct, frozen=True):
@@ -42,10 +49,11 @@ class Entry(msgspec.Struct, frozen=True):
 
 
 class View(msgspec.Struct, frozen=True, kw_only=True):
-    """What every job on this machine sees. `etc` is a directory of ours."""
+    """What every job on this machine sees. `etc` is a directory of ours; `masked` are names in /proc."""
 
     system: tuple[Entry, ...]
     etc: str
+    masked: tuple[str, ...] = ()
 
 
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
@@ -77,6 +85,19 @@ def look(root: Path = Path("/")) -> tuple[Entry, ...]:
     return tuple(entries)
 
 
+def masked(proc: Path = Path("/proc")) -> tuple[str, ...]:
+    """See what of /proc is to be hidden: what tells of the machine and everybody may read."""
+    found = []
+    for name in PROC_MASKED:
+        try:
+            mode = (proc / name).lstat().st_mode
+        except OSError:
+            continue
+        if mode & stat.S_IROTH:
+            found.append(f"{name}/" if stat.S_ISDIR(mode) else name)
+    return tuple(found)
+
+
 def environment(manifest_env: Mapping[str, str], pool_env: Mapping[str, str]) -> dict[str, str]:
     """The whole environment of a job; later ones win: base, manifest, pool."""
     return {**BASE_ENV, **manifest_env, **pool_env}
@@ -96,7 +117,11 @@ def options(view: View, directory: str, limits: Limits, env: Mapping[str, str]) 
         else:
             out += ["--ro-bind", entry.path, entry.path]
     out += ["--ro-bind", view.etc, "/etc"]
-    out += ["--proc", "/proc", "--dev", "/dev"]
+    out += ["--proc", "/proc"]
+    for name in view.masked:
+        over = ["--size", "4096", "--tmpfs"] if name.endswith("/") else ["--ro-bind", f"{view.etc}/{_EMPTY}"]
+        out += [*over, f"/proc/{name.rstrip('/')}"]
+    out += ["--dev", "/dev"]
     out += ["--size", tmpfs, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - the sandbox's own
     out += ["--size", tmpfs, "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
     out += ["--bind", directory, JOB, "--remount-ro", "/", "--chdir", JOB]

@@ -26,12 +26,12 @@ _T = TypeVar("_T")
 
 
 class Launch(msgspec.Struct, frozen=True, kw_only=True):
-    """What is to be started. `options` are bubblewrap's own, packed; they hold `{seccomp_fd}` as a number already."""
+    """What is to be started. `options` are bubblewrap's own, packed; `seccomp_fd` None: no filter of system calls."""
 
     bwrap: str
     mark: str  #: bubblewrap's first word about itself, see `undertaker`
     options: bytes
-    seccomp_fd: int
+    seccomp_fd: int | None
     argv: Sequence[str]
     rlimits: dict[str, int]
 
@@ -113,19 +113,21 @@ class Program:
         """Start bubblewrap."""
         pipes = [os.pipe2(os.O_CLOEXEC) for _ in range(3)]
         options_fd = os.memfd_create("options", os.MFD_CLOEXEC)
-        # A second description of the filter, so that jobs that start together do not share one offset.
-        filter_fd = os.open(f"/proc/self/fd/{launch.seccomp_fd}", os.O_RDONLY | os.O_CLOEXEC)
-        written = [*(pair[1] for pair in pipes), options_fd, filter_fd]
+        filters = []
+        if launch.seccomp_fd is not None:
+            # A second description of the filter, so that jobs that start together do not share one offset.
+            filters = [os.open(f"/proc/self/fd/{launch.seccomp_fd}", os.O_RDONLY | os.O_CLOEXEC)]
+        written = [*(pair[1] for pair in pipes), options_fd, *filters]
         try:
             for (read, _), stream in zip(pipes, (frames.STDOUT, frames.STDERR, _STATUS), strict=True):
                 os.set_blocking(read, False)
                 self._open[read] = stream
-            os.write(options_fd, launch.options + b"--seccomp\0%d\0" % filter_fd)
+            os.write(options_fd, launch.options + b"".join(b"--seccomp\0%d\0" % fd for fd in filters))
             os.lseek(options_fd, 0, os.SEEK_SET)
             status_fd = pipes[2][1]
             argv = [launch.mark, "--args", str(options_fd), "--json-status-fd", str(status_fd)]
             argv += ["--block-fd", str(go_read), "--", *launch.argv]
-            passed = (status_fd, go_read, options_fd, filter_fd)
+            passed = (status_fd, go_read, options_fd, *filters)
             self._bwrap = await self._slot.start_program(
                 launch.bwrap, argv, stdout=pipes[0][1], stderr=pipes[1][1], pass_fds=passed
             )

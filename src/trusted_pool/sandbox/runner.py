@@ -2,14 +2,12 @@
 
 import asyncio
 import contextlib
-import os
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 
 import msgspec
 
 from trusted_pool.ports.sandbox import OnLog
-from trusted_pool.sandbox import policy
-from trusted_pool.sandbox.cgroups import GroupLimits
+from trusted_pool.sandbox import plan, policy
 from trusted_pool.sandbox.loglimit import LogLimit
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.program import Launch, Program
@@ -17,9 +15,6 @@ from trusted_pool.sandbox.room import Room
 from trusted_pool.sandbox.slots import Slot
 from trusted_pool.sandbox.verdict import Facts
 from trusted_pool.sandbox.watch import Watch
-
-#: Bubblewrap itself and the sandbox's init, which count as processes of the job's group.
-_OWN_PROCESSES = 3
 
 
 class Command(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,22 +45,39 @@ class Runner:
         bwrap: str,
         mark: str,
         jobs: str,
-        etc: str,
-        system: tuple[policy.Entry, ...],
-        seccomp_fd: int,
+        view: policy.View,
+        ground: plan.Ground,
+        seccomp_fd: int | None,
         log_limit_bytes: int,
         room: Room,
     ) -> None:
-        """`jobs`, `etc`: absolute paths as the worker sees them; slots may see them elsewhere."""
-        self.level = 1
+        """`jobs`, `view.etc`: absolute paths as the worker sees them; slots may see them elsewhere.
+
+        `ground` is what is known before anything was measured. `seccomp_fd` None: there is no filter.
+        """
+        self.ground = ground
         self._bwrap = bwrap
         self._mark = mark
         self._jobs = jobs
-        self._etc = etc
-        self._system = system
+        self._view = view
         self._seccomp_fd = seccomp_fd
         self._room = room
         self._log_limit_bytes = log_limit_bytes
+
+    @property
+    def filtered(self) -> bool:
+        """Whether jobs' system calls are filtered."""
+        return self._seccomp_fd is not None
+
+    def unfilter(self) -> None:
+        """Run without the filter from here on: this machine cannot lay one on."""
+        self._seccomp_fd = None
+        self.ground = msgspec.structs.replace(self.ground, filter=None)
+
+    @property
+    def policy(self) -> str:
+        """The policy of this machine, as text."""
+        return plan.text(self._view, self.ground)
 
     async def run(
         self,
@@ -81,16 +93,12 @@ class Runner:
             OSError: the machine fails.
         """
         limits, group = command.limits, slot.group
-        if group is not None:
-            begun = GroupLimits(
-                memory_bytes=limits.memory_bytes,
-                pids=limits.pids + _OWN_PROCESSES,
-                cpus=limits.cpus if limits.cpus < (os.cpu_count() or 1) else None,
-            )
-            if group.quick(begun):
-                group.begin(begun)
+        made = self._plan(slot, command)
+        if group is not None and made.group is not None:
+            if group.quick(made.group):
+                group.begin(made.group)
             else:
-                await asyncio.to_thread(group.begin, begun)
+                await asyncio.to_thread(group.begin, made.group)
         log = LogLimit(on_log, self._log_limit_bytes)
         program = Program(slot, log)
         watch = Watch(program, group, limits, self._room, command.dir_fd)
@@ -102,7 +110,7 @@ class Runner:
             watching.append(asyncio.ensure_future(watch.look_on()))
 
         try:
-            ended = await program.run(self._launch(slot, command), starting)
+            ended = await program.run(self._launch(made, command), starting)
         finally:
             for task in watching:
                 task.cancel()
@@ -124,15 +132,18 @@ class Runner:
             command=command.argv[0],
         )
 
-    def _launch(self, slot: Slot, command: Command) -> Launch:
-        jobs, etc = (f"{slot.stage}/jobs", f"{slot.stage}/etc") if slot.stage else (self._jobs, self._etc)
-        view = policy.View(system=self._system, etc=etc)
-        options = policy.options(view, f"{jobs}/{command.directory}", command.limits, command.env)
+    def _plan(self, slot: Slot, command: Command) -> plan.Plan:
+        jobs, view = self._jobs, self._view
+        if slot.stage:
+            jobs, view = f"{slot.stage}/jobs", msgspec.structs.replace(view, etc=f"{slot.stage}/etc")
+        return plan.plan(view, f"{jobs}/{command.directory}", command.limits, command.env, self.ground)
+
+    def _launch(self, made: plan.Plan, command: Command) -> Launch:
         return Launch(
             bwrap=self._bwrap,
             mark=self._mark,
-            options=policy.packed(options),
+            options=policy.packed(made.options),
             seccomp_fd=self._seccomp_fd,
             argv=command.argv,
-            rlimits=policy.rlimits(command.limits, self.level),
+            rlimits=made.rlimits,
         )

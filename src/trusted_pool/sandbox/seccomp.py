@@ -11,6 +11,7 @@ import msgspec
 
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.sandbox import syscalls
+from trusted_pool.sandbox.causes import as_root
 
 _AF_UNIX = 1
 _LOW_32 = 0xFFFFFFFF
@@ -42,7 +43,7 @@ def compiled() -> Filter:
     try:
         import pyseccomp  # noqa: PLC0415 - it looks for the C library when imported, which may fail
     except (ImportError, RuntimeError, OSError) as error:
-        raise SandboxError(f"libseccomp cannot be loaded ({error}); apt-get install libseccomp2") from None
+        raise SandboxError(f"libseccomp cannot be loaded ({error}); {as_root('apt-get install libseccomp2')}") from None
     rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
     rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
     for name in syscalls.ALLOWED:

@@ -25,7 +25,14 @@ KINDS = list(itertools.product(("root", "user"), (1, 2, None)))
 
 
 def ground(user: str, cgroups: int | None) -> Ground:
-    return Ground(level=LEVELS[user, cgroups], own_uid=user == "root", cgroups=cgroups, filter="f" * 64, cpus=4)
+    return Ground(
+        level=LEVELS[user, cgroups],
+        own_uid=user == "root",
+        cgroups=cgroups,
+        tree=cgroups is not None,
+        filter="f" * 64,
+        cpus=4,
+    )
 
 
 @pytest.mark.parametrize(("user", "cgroups"), KINDS)

@@ -49,7 +49,7 @@ def test_options_are_packed_with_a_nul_behind_each():
 
 
 def test_limits_of_each_process():
-    assert policy.rlimits(LIMITS, 3) == {
+    assert policy.rlimits(LIMITS, tree=True) == {
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": 1024 * MB,
         "RLIMIT_NOFILE": 4096,
@@ -57,7 +57,7 @@ def test_limits_of_each_process():
         "RLIMIT_MSGQUEUE": 0,
         "RLIMIT_CPU": 12,
     }
-    weaker = policy.rlimits(LIMITS, 1)
+    weaker = policy.rlimits(LIMITS, tree=False)
     assert (weaker["RLIMIT_NPROC"], weaker["RLIMIT_DATA"]) == (512, 1280 * MB)
 
 

@@ -30,8 +30,8 @@ def doctor(
 ) -> None:
     """Find out how well this machine holds jobs, by running jobs that try to get out and to take too much.
 
-    Says what holds, what does not, why, and the command that mends it. Takes a few seconds and leaves nothing. Run it as
-    the user that the worker runs as. Exit code 0: a worker starts here; 1: it refuses to, and the last line says why.
+    Says what holds, what does not, why, and the command that mends it. Takes a few seconds and leaves nothing. Run it
+    as the user that the worker runs as. Exit code 0: a worker starts here; 1: it does not, and the last line says why.
     """
     from trusted_pool.compose import doctor as compose  # noqa: PLC0415 - heavy, and not needed for --help
     from trusted_pool.compose.system import StartError  # noqa: PLC0415

@@ -115,7 +115,6 @@ class BubblewrapSandbox:
         self._cgroups = survey.cgroups(machine.worker_name(self._root))
         if self._cgroups is not None:
             (self._root / "cgroups").write_text("".join(f"{place}\n" for place in self._cgroups.places()))
-        survey.refuse()
         await self._open_slots()
         self._room = Room(self._jobs_fd)
         self._undertaker = Undertaker(machine.worker_name(self._root))
@@ -124,8 +123,9 @@ class BubblewrapSandbox:
             mark=self._undertaker.mark,
             jobs=str(self._root / "jobs"),
             view=policy.View(system=policy.look(), etc=str(self._root / "etc"), masked=policy.masked()),
-            ground=Ground(
-                level=1 if self._cgroups is None else 2,  # what is to be measured
+            ground=Ground(  # what is to be measured
+                level=0,
+                tree=self._cgroups is not None,
                 own_uid=self._slots[0].uid is not None,
                 cgroups=None if self._cgroups is None else self._cgroups.version,
                 filter=compiled.name if compiled is not None else None,
@@ -137,8 +137,8 @@ class BubblewrapSandbox:
         )
         with self._directory(_PROBE, self._slots[0]) as fd:
             prober = Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)
-            level = await survey.measure(prober, limits=self._cgroups is not None)
-            self._runner.ground = msgspec.structs.replace(self._runner.ground, level=level)
+            await survey.measure(prober, limits=self._cgroups is not None)
+            self._runner.ground = msgspec.structs.replace(self._runner.ground, level=survey.level, tree=survey.tree)
             self._policy = plan.name(self._runner.policy)
             self._interpreters = await interpreters.find(prober.ask)
         await self.discard(_PROBE)

@@ -25,7 +25,8 @@ def bubblewrap() -> str:
     """Find bubblewrap. Raises SandboxError: it is missing, or too old."""
     found = shutil.which("bwrap", path="/usr/bin:/usr/local/bin:/bin")
     if found is None:
-        raise SandboxError(f"bubblewrap is not installed; {as_root('apt-get install bubblewrap')} (or its like)")
+        mend = f"{as_root('apt-get install bubblewrap')} (or your distribution's package)"
+        raise SandboxError(f"bubblewrap is not installed; {mend}")
     version = bubblewrap_version(found)
     if version < BUBBLEWRAP_SINCE:
         has, needs = (".".join(map(str, v)) for v in (version, BUBBLEWRAP_SINCE))

@@ -25,6 +25,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     level: int  #: of isolation, as measured
     own_uid: bool  #: each slot has a uid of its own
     cgroups: int | None  #: version of the control groups; None: there are none
+    tree: bool  #: their limits hold
     filter: str | None  #: name of the system-call filter; None: there is none
     cpus: int  #: of the machine
 
@@ -45,7 +46,7 @@ def plan(view: policy.View, directory: str, limits: policy.Limits, env: Mapping[
         group = GroupLimits(memory_bytes=limits.memory_bytes, pids=limits.pids + _OWN_PROCESSES, cpus=cpus)
     return Plan(
         group=group,
-        rlimits=policy.rlimits(limits, ground.level),
+        rlimits=policy.rlimits(limits, tree=ground.tree),
         options=policy.options(view, directory, limits, env),
     )
 

@@ -135,8 +135,11 @@ def packed(arguments: list[str]) -> bytes:
     return b"".join(argument.encode("utf-8", "surrogateescape") + b"\0" for argument in arguments)
 
 
-def rlimits(limits: Limits, level: int) -> dict[str, int]:
-    """Limits of each single process, by the name in `resource`; a second line behind those of the whole tree."""
+def rlimits(limits: Limits, *, tree: bool) -> dict[str, int]:
+    """Limits of each single process, by the name in `resource`; a second line behind those of the whole tree.
+
+    `tree`: there are limits of the whole tree.
+    """
     out = {
         "RLIMIT_CORE": 0,
         "RLIMIT_FSIZE": limits.disk_bytes,
@@ -146,7 +149,7 @@ def rlimits(limits: Limits, level: int) -> dict[str, int]:
     }
     if limits.cpu_seconds is not None:
         out["RLIMIT_CPU"] = int(limits.cpu_seconds) + 2
-    if level < 2:  # noqa: PLR2004 - the level that has limits of the whole tree
+    if not tree:
         out["RLIMIT_NPROC"] = limits.pids
         out["RLIMIT_DATA"] = 2 * limits.memory_bytes + 256 * MB
     return out

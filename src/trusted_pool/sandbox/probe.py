@@ -17,8 +17,8 @@ from trusted_pool.sandbox.verdict import Facts, judge
 
 _LIMITS = policy.Limits(memory_bytes=256 * policy.MB, disk_bytes=16 * policy.MB, timeout_s=30.0)
 _SMALL = 32 * policy.MB
-#: Holds a variable of twice the memory it has.
-_HOG = f"x=$(head -c {2 * _SMALL} /dev/zero | tr '\\0' a); echo ${{#x}}"
+#: Holds twice the memory it has: the end of what it is given, which it has to keep until it knows that it is the end.
+_HOG = f"head -c {3 * _SMALL} /dev/zero | tail -c {2 * _SMALL} | wc -c"
 #: Starts more processes than it may; the shell says so and goes on, or gives up.
 _SWARM = "i=0; while [ $i -lt 40 ]; do sleep 5 & i=$((i+1)); done; kill $(jobs -p) 2>/dev/null"
 FILTER_TITLE = "system calls can be filtered"
@@ -90,7 +90,8 @@ class Prober:
             return str(error)
         if facts.status == 0:
             return ""
-        return (facts.words or said.strip() or f"status {facts.status}").replace("bwrap: ", "")
+        words = facts.words or said.strip() or f"status {facts.status}"
+        return words.removeprefix("bwrap: ").partition(", likely because")[0]
 
     def _own_uid(self) -> Finding:
         title = "each slot has a user of its own"

@@ -11,7 +11,7 @@ import msgspec
 
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.sandbox import syscalls
-from trusted_pool.sandbox.causes import as_root
+from trusted_pool.sandbox.causes import as_root, of_filter
 
 _AF_UNIX = 1
 _LOW_32 = 0xFFFFFFFF
@@ -38,22 +38,31 @@ def compiled() -> Filter:
     """Compile the allow-list for this machine's architecture.
 
     Raises:
-        SandboxError: libseccomp is missing.
+        SandboxError: libseccomp is missing, or the kernel has no filters for this process.
     """
     try:
         import pyseccomp  # noqa: PLC0415 - it looks for the C library when imported, which may fail
     except (ImportError, RuntimeError, OSError) as error:
         raise SandboxError(f"libseccomp cannot be loaded ({error}); {as_root('apt-get install libseccomp2')}") from None
-    rules = pyseccomp.SyscallFilter(pyseccomp.ERRNO(errno.ENOSYS))
-    rules.set_attr(pyseccomp.Attr.ACT_BADARCH, pyseccomp.KILL_PROCESS)
+    try:
+        program = _program(pyseccomp)
+    except OSError as error:  # libseccomp asks the kernel what it can
+        cause = of_filter(error.strerror or str(error))
+        raise SandboxError(f"{cause.why}; {cause.mend}") from None
+    return Filter(hashlib.sha256(program).hexdigest(), program)
+
+
+def _program(seccomp: Any) -> bytes:
+    """Compile; raises OSError."""
+    rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.ENOSYS))
+    rules.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     for name in syscalls.ALLOWED:
-        _add(rules, pyseccomp.ALLOW, name)
-    _add_conditional(rules, pyseccomp)
+        _add(rules, seccomp.ALLOW, name)
+    _add_conditional(rules, seccomp)
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
-        program = file.read()
-    return Filter(hashlib.sha256(program).hexdigest(), program)
+        return file.read()
 
 
 def _add(rules: Any, action: Any, name: str, *args: Any) -> None:

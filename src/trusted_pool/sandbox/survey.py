@@ -38,15 +38,24 @@ class Survey:
         self.findings.append(found.finding)
         return found.cgroups
 
-    async def measure(self, prober: Prober, *, limits: bool) -> int:
-        """Run real sandboxes; return the level that holds. `limits`: of the tree are to be measured too.
+    @property
+    def level(self) -> int:
+        """The isolation level that holds."""
+        return standing.level_of(self.findings)
+
+    @property
+    def tree(self) -> bool:
+        """Whether the whole tree of a job's processes is limited."""
+        return not any(finding.kind is Kind.LIMIT and finding.holds is False for finding in self.findings)
+
+    async def measure(self, prober: Prober, *, limits: bool) -> None:
+        """Run real sandboxes. `limits`: of the tree are to be measured too.
 
         Raises:
             SandboxError: it is too little for a worker.
         """
         self.findings += await prober.walls()
-        self.refuse()
+        self.refuse()  # here first, so that the gravest of all is named
         if limits:
             self.findings += await prober.limits()
             self.refuse()
-        return standing.level_of(self.findings)

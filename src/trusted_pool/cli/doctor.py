@@ -37,7 +37,7 @@ def doctor(
     from trusted_pool.compose.system import StartError  # noqa: PLC0415
 
     try:
-        report = compose.examined(data)
+        report = compose.examined(data, overrun=not policy)
     except StartError as error:
         note(f"tpool doctor: {error}")
         raise typer.Exit(Exit.USAGE if error.usage else Exit.INFRASTRUCTURE) from None

@@ -14,14 +14,18 @@ def machine() -> str:
     return f"Linux {platform.release()} {platform.machine()}"
 
 
-def examined(data: Path | None) -> Report:
-    """Examine; `data`: a worker's data directory, None for where temporary files are. Raises StartError."""
+def examined(data: Path | None, *, overrun: bool = True) -> Report:
+    """Examine; `data`: a worker's data directory, None for where temporary files are; `overrun`: see `examine`.
+
+    Raises:
+        StartError: it cannot be examined.
+    """
     try:
         root = make_root(data)
     except SandboxError as error:
         raise StartError(f"{error}; name another with --data", usage=True) from None
     try:
-        return run(examine(root))
+        return run(examine(root, overrun=overrun))
     except SandboxError as error:
         raise StartError(str(error)) from None
     finally:

@@ -38,11 +38,7 @@ def of_walls(words: str, proc: Path = PROC) -> Cause:
     if _setting(proc, "kernel/apparmor_restrict_unprivileged_userns") == "1":
         return Cause(
             f"AppArmor forbids user namespaces: kernel.apparmor_restrict_unprivileged_userns is 1 ({words})",
-            as_root("apt-get install apparmor-profiles")
-            + " && "
-            + as_root("apparmor_parser -r /usr/share/apparmor/extra-profiles/bwrap-userns-restrict")
-            + ", or "
-            + as_root("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
+            _profile() + ", or " + as_root("sysctl -w kernel.apparmor_restrict_unprivileged_userns=0"),
         )
     if filtered(proc):
         return Cause(
@@ -62,6 +58,13 @@ def of_walls(words: str, proc: Path = PROC) -> Cause:
             "start the container with --security-opt systempaths=unconfined (Podman: --security-opt unmask=ALL)",
         )
     return Cause(f"a sandbox cannot be built: {words}", "in a container, allow user namespaces and mounts")
+
+
+def _profile() -> str:
+    """What lets bubblewrap, and nobody else, make user namespaces. The profile comes with AppArmor, switched off."""
+    name = "bwrap-userns-restrict"
+    steps = ("apt-get install apparmor-profiles", f"cp /usr/share/apparmor/extra-profiles/{name} /etc/apparmor.d/")
+    return " && ".join(map(as_root, (*steps, f"apparmor_parser -r /etc/apparmor.d/{name}")))
 
 
 def of_filter(words: str, proc: Path = PROC) -> Cause:

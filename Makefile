@@ -9,6 +9,8 @@ ENVIRONMENT := pyproject.toml scripts/environment.sh
 # What the tests and the demo need of the distribution, as program=package.
 SANDBOX := bwrap=bubblewrap
 TESTING := $(SANDBOX) strace=strace openssl=openssl curl=curl git=git ip=iproute2 promtool=prometheus
+# What the machine needs on which the long tests boot another one.
+GUEST := qemu-system-x86_64=qemu-system-x86 busybox=busybox-static mkfs.ext4=e2fsprogs
 
 .DEFAULT_GOAL := help
 .PHONY: help demo test test-long simulate check format bench lock clean
@@ -33,7 +35,8 @@ test: check ## style, types, layers, and the tests that a change needs
 	$(BIN)/python -m pytest -m "not long" $(ARGS)
 
 test-long: $(DEV) ## run the tests that take long
-	@bash scripts/system.sh $(TESTING)
+	@bash scripts/system.sh $(TESTING) $(GUEST)
+	@bash scripts/guest-kernel.sh .guest
 	$(BIN)/python -m pytest -m long --timeout 3600 $(ARGS)
 
 SEEDS ?= 1000

@@ -10,6 +10,7 @@ from pathlib import Path
 import dispatch
 import jobs
 import queued
+import sandbox
 import submit
 
 RESULTS = Path(__file__).parent / "results"
@@ -17,9 +18,12 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print, save."""
-    rows = [submit.run(), dispatch.run(), *jobs.run(), *queued.run()]
+    rows = [submit.run(), dispatch.run(), *jobs.run(), *queued.run(), *sandbox.run()]
     for row in rows:
         print(row["what"])
+        for step in row.get("steps", ()):
+            added = f"  (+{step['added_ms']} ms)" if "added_ms" in step else ""
+            print(f"    {step['ms']:8.2f} ms  {step['step']}{added}")
         print(f"    ours {row['ours']}   baseline {row['baseline']}   ratio {row['ratio']} ({row['mark']})")
     RESULTS.mkdir(exist_ok=True)
     stamp = time.strftime("%Y%m%d-%H%M%S")

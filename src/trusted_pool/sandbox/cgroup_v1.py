@@ -155,6 +155,9 @@ class V1Group:
         self.unthrottle()
         kill_all([self._paths["pids"]], spare=os.getpid())
 
+    def clear(self) -> None:
+        """Nothing: the group is the slot's, and its thread lives in it."""
+
     def close(self) -> None:
         """Remove the group."""
         for reader in self._files.values():

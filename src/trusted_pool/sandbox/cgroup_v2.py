@@ -138,6 +138,12 @@ class V2Group:
         self.unthrottle()
         kill_all([self._path])
 
+    def clear(self) -> None:
+        """Remove the task's group; what keeps it from going now does so no more when the next task begins."""
+        self._forget()
+        with contextlib.suppress(OSError):
+            self._path.rmdir()
+
     def _forget(self) -> None:
         for reader in self._files.values():
             reader.close()

@@ -49,7 +49,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Group(Protocol):
-    """The group of one slot. Contract: begin, enter what is started, throttle, read; then end."""
+    """The group of one slot. Contract: begin, enter what is started, throttle, read; then end, read again, clear."""
 
     joins: bool  #: whether `join` does anything
 
@@ -79,6 +79,9 @@ class Group(Protocol):
 
     def end(self) -> None:
         """Kill what is left and wait until it is gone."""
+
+    def clear(self) -> None:
+        """Let go of what was made for the ended task; nothing of it is read any more."""
 
     def close(self) -> None:
         """Remove the group. Called when the slot's thread has ended."""

@@ -115,11 +115,16 @@ async def _overrun(sandbox: Sandbox, overrun: Overrun, slot: int) -> Finding:
     return Finding(name=overrun.name, title=overrun.title, kind=overrun.kind, holds=bool(seen), seen=seen, why=why)
 
 
-async def run(sandbox: Sandbox, slot: int, *args: str, **fields: Any) -> tuple[Outcome, str]:
-    """Run the program of all overruns with these arguments and fields of a manifest; return what came of it."""
-    data = overruns.source().encode()
+async def run(
+    sandbox: Sandbox, slot: int, *args: str, source: bytes | None = None, interpreter: str = "python3", **fields: Any
+) -> tuple[Outcome, str]:
+    """Run a program with these arguments and fields of a manifest; return the outcome and what it printed.
+
+    `source` None: the program of all overruns. The first argument names the job.
+    """
+    data = overruns.source().encode() if source is None else source
     given = InputFile(name="main.py", size=len(data), sha256=hashlib.sha256(data).hexdigest())
-    manifest = Resolved(entrypoint="main.py", interpreter="python3", args=list(args), **fields)
+    manifest = Resolved(entrypoint="main.py", interpreter=interpreter, args=list(args), **fields)
     key = args[0].replace("_", "-")
     said: list[bytes] = []
 

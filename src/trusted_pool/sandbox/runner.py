@@ -121,6 +121,8 @@ class Runner:
                 group.end()
         await watch.last_look(owner)
         reading = watch.reading()
+        if group is not None:
+            group.clear()
         return Facts(
             status=ended.status,
             words=ended.words if ended.status is None else "",

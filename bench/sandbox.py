@@ -53,7 +53,7 @@ class Steps:
         own = await self._slot(2, uid, grouped=True, binds=binds)
         stage = own.stage or str(self._root)
         view = policy.View(system=policy.look(), etc=f"{stage}/etc", masked=policy.masked())
-        ground = plan.Ground(level=3, own_uid=True, cgroups=2, tree=True, filter="", cpus=1)
+        ground = plan.Ground(level=3, own_uid=True, cgroups=2, tree=True, quota=False, filter="", cpus=1)
         options = plan.plan(view, f"{stage}/jobs/job", LIMITS, policy.environment({}, {}), ground).options
         spaces = ["bwrap", *SPACES, "--ro-bind", "/", "/"]
         return {

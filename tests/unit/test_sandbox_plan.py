@@ -30,6 +30,7 @@ def ground(user: str, cgroups: int | None) -> Ground:
         own_uid=user == "root",
         cgroups=cgroups,
         tree=cgroups is not None,
+        quota=(user, cgroups) == ("root", 2),
         filter="f" * 64,
         cpus=4,
     )

@@ -23,6 +23,7 @@ def doctor(
         Path | None,
         typer.Option(help="A worker's data directory: its disk is the one examined.", show_default=False),
     ] = None,
+    quick: Annotated[bool, typer.Option("--quick", help="Only what a worker looks at when it starts.")] = False,
     policy: Annotated[
         bool, typer.Option("--policy", help="Print what is laid on every job, whose sha256 is the policy's name.")
     ] = False,
@@ -37,7 +38,7 @@ def doctor(
     from trusted_pool.compose.system import StartError  # noqa: PLC0415
 
     try:
-        report = compose.examined(data, overrun=not policy)
+        report = compose.examined(data, overrun=not (policy or quick))
     except StartError as error:
         note(f"tpool doctor: {error}")
         raise typer.Exit(Exit.USAGE if error.usage else Exit.INFRASTRUCTURE) from None
@@ -87,7 +88,7 @@ def _show(report: Any, machine: str) -> None:
         write("", "")
         write(title, "bold")
         for finding in found:
-            mark, style = _MARKS[finding.holds]
+            mark, style = _MARKS[finding.holds] if kind != "note" or finding.holds else ("no", "yellow")
             seen = f" ({finding.seen})" if finding.seen else ""
             write(f"  {mark:<3} {finding.title}{seen}", style if finding.holds is not True else "", mark=style)
             if finding.why:

@@ -14,7 +14,7 @@ from trusted_pool.core.request import Capacity
 from trusted_pool.core.words import Reason
 from trusted_pool.ports.sandbox import OnLog, OpenInput, OutputMissingError, SandboxError, Task
 from trusted_pool.protocol.errors import BadRequestError
-from trusted_pool.sandbox import beneath, cgroup_search, interpreters, machine, plan, policy, slots
+from trusted_pool.sandbox import beneath, cgroup_search, interpreters, machine, plan, policy, quota, slots
 from trusted_pool.sandbox.attempt import Attempt
 from trusted_pool.sandbox.cgroups import Cgroups
 from trusted_pool.sandbox.collect import OutputLimits, open_output
@@ -79,6 +79,7 @@ class BubblewrapSandbox:
         self._cgroups: Cgroups | None = None
         self._filter_fd = self._jobs_fd = -1
         self._room: Room | None = None
+        self._quotas: quota.Quotas | None = None
         self._undertaker: Undertaker | None = None
         self._runner: Runner | None = None
         self._policy: str | None = None
@@ -116,6 +117,9 @@ class BubblewrapSandbox:
         if self._cgroups is not None:
             (self._root / "cgroups").write_text("".join(f"{place}\n" for place in self._cgroups.places()))
         await self._open_slots()
+        found = await quota.find(self._jobs_fd, machine.worker_name(self._root), self._owners[0], self._slots[0].uid)
+        self._quotas = found.quotas
+        survey.findings.append(found.finding)
         self._room = Room(self._jobs_fd)
         self._undertaker = Undertaker(machine.worker_name(self._root))
         self._runner = Runner(
@@ -128,6 +132,7 @@ class BubblewrapSandbox:
                 tree=self._cgroups is not None,
                 own_uid=self._slots[0].uid is not None,
                 cgroups=None if self._cgroups is None else self._cgroups.version,
+                quota=self._quotas is not None,
                 filter=compiled.name if compiled is not None else None,
                 cpus=os.cpu_count() or 1,
             ),
@@ -144,7 +149,7 @@ class BubblewrapSandbox:
         await self.discard(_PROBE)
 
     @property
-    def policy(self) -> str:
+    def policy_text(self) -> str:
         """The policy of this machine as text; empty before `start`."""
         return self._runner.policy if self._runner is not None else ""
 
@@ -177,7 +182,7 @@ class BubblewrapSandbox:
             await slot.start(binds)
 
     @contextlib.contextmanager
-    def _directory(self, key: str, slot: Slot) -> Iterator[int]:
+    def _directory(self, key: str, slot: Slot, limits: policy.Limits | None = None) -> Iterator[int]:
         """Make a task's directory, the slot's own, and open it. What was there under this name is removed."""
         wipe_tree(self._jobs_fd, key)
         os.mkdir(key, 0o700, dir_fd=self._jobs_fd)
@@ -186,6 +191,8 @@ class BubblewrapSandbox:
         try:
             if slot.uid is not None:
                 os.fchown(fd, slot.uid, slot.uid)
+            if self._quotas is not None and limits is not None:
+                self._quotas.give(key, fd, limits)
             yield fd
         finally:
             os.close(fd)
@@ -228,7 +235,7 @@ class BubblewrapSandbox:
         level, policy_name = runner.ground.level, self._policy
 
         async def work() -> Outcome:
-            with self._directory(task.key, attempt.slot) as fd:
+            with self._directory(task.key, attempt.slot, attempt.limits) as fd:
                 outcome = await attempt.run(
                     fd,
                     self._root / "spool",
@@ -280,6 +287,8 @@ class BubblewrapSandbox:
         """Delete all of an ended task. Idempotent. Raises SandboxError when something cannot be removed."""
         if _KEY.match(key) is not None and key not in self._running:
             await asyncio.to_thread(wipe_tree, self._jobs_fd, key)
+            if self._quotas is not None:
+                self._quotas.take_back(key)
 
     async def sweep(self, keep: frozenset[str]) -> list[str]:
         """Remove what a crash left of tasks other than `keep`; control groups were swept by `start`."""

@@ -58,7 +58,7 @@ async def examine(root: Path, *, overrun: bool = True) -> Report:
     try:
         await sandbox.start()
         places = sandbox.places
-        policy = sandbox.policy
+        policy = sandbox.policy_text
         words = ""
     except SandboxError as error:
         words = str(error)
@@ -116,11 +116,17 @@ async def _overrun(sandbox: Sandbox, overrun: Overrun, slot: int) -> Finding:
 
 
 async def run(
-    sandbox: Sandbox, slot: int, *args: str, source: bytes | None = None, interpreter: str = "python3", **fields: Any
+    sandbox: Sandbox,
+    slot: int,
+    *args: str,
+    source: bytes | None = None,
+    interpreter: str = "python3",
+    keep: bool = False,
+    **fields: Any,
 ) -> tuple[Outcome, str]:
     """Run a program with these arguments and fields of a manifest; return the outcome and what it printed.
 
-    `source` None: the program of all overruns. The first argument names the job.
+    `source` None: the program of all overruns. The first argument names the job. `keep`: leave its directory.
     """
     data = overruns.source().encode() if source is None else source
     given = InputFile(name="main.py", size=len(data), sha256=hashlib.sha256(data).hexdigest())
@@ -139,7 +145,8 @@ async def run(
         """Nobody waits for its start."""
 
     outcome = await sandbox.run(Task(key=key, slot=slot, manifest=manifest, inputs=(given,)), opened, on_log, on_start)
-    await sandbox.discard(key)
+    if not keep:
+        await sandbox.discard(key)
     return outcome, b"".join(said).decode(errors="replace")
 
 

@@ -26,6 +26,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     own_uid: bool  #: each slot has a uid of its own
     cgroups: int | None  #: version of the control groups; None: there are none
     tree: bool  #: their limits hold
+    quota: bool  #: the file system keeps a job within its disk
     filter: str | None  #: name of the system-call filter; None: there is none
     cpus: int  #: of the machine
 
@@ -65,6 +66,7 @@ def text(view: policy.View, ground: Ground, limits: policy.Limits = _EXAMPLE) ->
     lines += [f"{key} {value}" for key, value in made.rlimits.items()]
     lines += ["", "watched by the worker"]
     lines += [f"{key} {value}" for key, value in msgspec.structs.asdict(limits).items()]
+    lines += [f"kept by the file system too: {'disk_bytes, files' if ground.quota else 'nothing'}"]
     lines += ["", f"filter {ground.filter or 'none'}", "", "bubblewrap", *_options(made.options), "", "/etc"]
     lines += [f"{file}: {content!r}" for file, content in policy.ETC.items()]
     return "\n".join(lines) + "\n"

@@ -1,5 +1,6 @@
 """What a job that tries to get out is to find: a file, a listener, a process. Made for one probe, and gone after it."""
 
+import contextlib
 import json
 import os
 import socket
@@ -10,6 +11,8 @@ from typing import Any, Self
 from trusted_pool.sandbox import policy
 
 _SPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
+#: Where a file can be put that every user of the machine may read and no job sees; else where temporary files are.
+_PLACES = ("/var/tmp", "/tmp")  # noqa: S108 - the file is its maker's alone to write
 #: Files of a machine that are worth a look; those that are not there are no proof of anything.
 _FILES = ("/etc/shadow", "/etc/machine-id", "/proc/1/root/etc/shadow")
 
@@ -19,12 +22,16 @@ class Outside:
 
     def __enter__(self) -> Self:
         """Make it. Raises OSError."""
-        self._file = tempfile.NamedTemporaryFile(prefix="tpool-canary-", mode="w")
+        place = next((path for path in _PLACES if os.access(path, os.W_OK)), None)
+        self._file = tempfile.NamedTemporaryFile(prefix="tpool-canary-", mode="w", dir=place)
         self._file.write("the machine's own\n")
         self._file.flush()
         Path(self._file.name).chmod(0o644)
         word = Path(self._file.name).name
-        self._sockets = [socket.create_server(("127.0.0.1", 0)), socket.socket(socket.AF_UNIX)]
+        self._sockets = [socket.socket(socket.AF_INET), socket.socket(socket.AF_UNIX)]
+        with contextlib.suppress(OSError):  # not even a loopback interface is there
+            self._sockets[0].bind(("127.0.0.1", 0))
+            self._sockets[0].listen()
         self._sockets[1].bind("\0" + word)
         self._sockets[1].listen()
         own = {name: os.readlink(path) for name in _SPACES if os.path.lexists(path := f"/proc/self/ns/{name}")}  # noqa: PTH115
@@ -34,7 +41,7 @@ class Outside:
             "port": self._sockets[0].getsockname()[1],
             "pid": os.getpid(),
             "namespaces": own,
-            "environment": [*policy.BASE_ENV, "PWD"],
+            "environment": [*policy.BASE_ENV, "PWD", "LC_CTYPE"],  # Python sets the last one itself
         }
         return self
 

@@ -15,7 +15,7 @@ from trusted_pool.sandbox.slots import Slot
 from trusted_pool.sandbox.standing import Finding, Kind
 from trusted_pool.sandbox.verdict import Facts, judge
 
-_LIMITS = policy.Limits(memory_bytes=256 * policy.MB, disk_bytes=16 * policy.MB, timeout_s=30.0)
+_LIMITS = policy.Limits(memory_bytes=256 * policy.MB, disk_bytes=16 * policy.MB, timeout_s=60.0)
 _SMALL = 32 * policy.MB
 #: Holds twice the memory it has: the end of what it is given, which it has to keep until it knows that it is the end.
 _HOG = f"head -c {3 * _SMALL} /dev/zero | tail -c {2 * _SMALL} | wc -c"
@@ -104,14 +104,14 @@ class Prober:
 
     async def _escapes(self) -> list[Finding]:
         """Let a job try to get out."""
-        python = next(iter(interpreters.candidates("python3")), None)
         said: dict[str, str] = {}
         why = "there is no python3 in /usr/bin to try it with"
-        if python is not None:
+        for python in interpreters.candidates("python3"):
             with Outside() as outside:
                 _, text = await self._run(outside.command(python))
             try:
                 said = msgspec.json.decode(text, type=dict[str, str])
+                break
             except msgspec.DecodeError:
                 why = f"the program that tries it failed: {text.strip()[-200:]}"
         found = []
@@ -125,7 +125,7 @@ class Prober:
 
     async def limits(self) -> list[Finding]:
         """Break the limits of a tree and see that they hold."""
-        small = policy.Limits(memory_bytes=_SMALL, disk_bytes=policy.MB, timeout_s=30.0, pids=20)
+        small = policy.Limits(memory_bytes=_SMALL, disk_bytes=policy.MB, timeout_s=60.0, pids=20)
         facts, _ = await self._run(["/bin/sh", "-c", _HOG], small)
         holds = judge(facts).reason is Reason.OUT_OF_MEMORY
         memory = Finding(

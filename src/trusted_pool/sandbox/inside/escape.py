@@ -22,7 +22,12 @@ SPACES = ("user", "mnt", "pid", "net", "ipc", "uts", "cgroup")
 #: What a sandbox's root may hold.
 ROOT = {"bin", "dev", "etc", "job", "lib", "lib32", "lib64", "libx32", "proc", "sbin", "tmp", "usr"}
 TERMINAL = (("TIOCSTI", 0x5412), ("TIOCSTI with a high bit", 0x100005412))
-#: Calls that no job may make, with arguments that are harmless where they work. Numbers of x86_64, then of the others.
+#: The kernel makes these in every network namespace while their modules are loaded; they lead nowhere.
+INTERFACES = {"lo", "tunl0", "sit0", "gre0", "gretap0", "erspan0", "ip_vti0", "ip6_vti0", "ip6tnl0", "ip6gre0"}
+#: Where numbers of system calls are known here: x86_64, and those that have the generic ones.
+NUMBERED = {"x86_64": 0, "aarch64": 1, "riscv64": 1}
+IOCTL = (16, 29)
+#: Calls that no job may make, with arguments that are harmless where they work.
 CALLS = {
     "ptrace": (101, 117, (0, 0, 0, 0)),
     "process_vm_readv": (310, 270, (0, 0, 0, 0, 0, 0)),
@@ -41,12 +46,11 @@ CALLS = {
     "init_module": (175, 105, (0, 0, 0)),
     "swapoff": (168, 225, (0,)),
 }
-UNSHARE = (272, 97)
 
 
 def call(numbers: tuple[int, int], *args: int) -> int:
     """Make a system call by its number; return 0 or the error's number."""
-    number = numbers[0 if os.uname().machine == "x86_64" else 1]
+    number = numbers[NUMBERED[os.uname().machine]]
     if LIBC.syscall(ctypes.c_long(number), *map(ctypes.c_long, args)) >= 0:
         return 0
     return ctypes.get_errno()
@@ -111,7 +115,7 @@ def network(outside: dict[str, Any]) -> list[str]:
     """See an interface, reach a listener of the machine."""
     with open("/proc/net/dev") as file:
         found = [line.split(":")[0].strip() for line in file if ":" in line]
-    found = [name for name in found if name != "lo"]
+    found = [name for name in found if name not in INTERFACES]
     targets: list[tuple[int, Any]] = [
         (socket.AF_INET, ("127.0.0.1", outside["port"])),
         (socket.AF_UNIX, "\0" + outside["word"]),
@@ -193,13 +197,15 @@ def devices(_outside: dict[str, Any]) -> list[str]:
 
 def new_namespaces(_outside: dict[str, Any]) -> list[str]:
     """Become root of a namespace of its own, from where most holes of kernels are reached."""
-    return ["a user namespace"] if call(UNSHARE, NEWUSER) == 0 else []
+    return ["a user namespace"] if LIBC.unshare(NEWUSER) == 0 else []
 
 
 def filtered(_outside: dict[str, Any]) -> list[str]:
     """Make calls that the filter refuses."""
     found = [] if status().get("Seccomp") == "2" else ["no filter is on"]
-    found += sorted(name for name, (a, b, args) in CALLS.items() if call((a, b), *args) != errno.ENOSYS)
+    numbered = os.uname().machine in NUMBERED
+    if numbered:
+        found += sorted(name for name, (a, b, args) in CALLS.items() if call((a, b), *args) != errno.ENOSYS)
     for family in ("AF_INET", "AF_INET6", "AF_NETLINK", "AF_PACKET", "AF_ALG", "AF_VSOCK"):
         try:
             socket.socket(getattr(socket, family), socket.SOCK_DGRAM).close()
@@ -207,8 +213,8 @@ def filtered(_outside: dict[str, Any]) -> list[str]:
             if getattr(error, "errno", errno.EAFNOSUPPORT) == errno.EAFNOSUPPORT:
                 continue
         found.append("a socket of " + family)
-    if not found:  # without the filter this would put a byte into a terminal
-        found += [word for word, request in TERMINAL if call((16, 29), 0, request, 0) != errno.EPERM]
+    if numbered and not found:  # without the filter this would put a byte into a terminal
+        found += [word for word, request in TERMINAL if call(IOCTL, 0, request, 0) != errno.EPERM]
     return found
 
 

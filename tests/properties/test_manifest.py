@@ -38,6 +38,17 @@ manifests = st.fixed_dictionaries(
         ),
         "isolation": st.integers(0, 3),
         "expires_in": st.none() | duration,
+        "gpu": st.booleans()
+        | st.fixed_dictionaries(
+            {},
+            optional={
+                "required": st.sampled_from([True, None]),
+                "count": st.integers(0, 64),
+                "min_vram_gb": st.floats(0, 2**20) | st.integers(0, 2**20),
+                "cuda_version": st.from_regex(r"\A[0-9]{1,2}(\.[0-9])?\Z"),
+            },
+        ),
+        "binds": st.lists(st.from_regex(r"\A[a-z0-9][a-z0-9._-]{0,9}\Z"), max_size=4),
     },
 )
 losses = st.sampled_from(list(OnWorkerLoss))

@@ -256,12 +256,6 @@ def test_no_entrypoint_at_all() -> None:
         ("environment", "ml"),
         ("requirements", "requests"),
         ("keep", "7d"),
-        ("gpu", True),
-        ("gpu", {"required": True}),
-        ("gpu", {"count": 1}),
-        ("gpu", {"min_vram_gb": 8.5}),
-        ("gpu", {"device_id": 0}),
-        ("gpu", {"cuda_version": "12"}),
     ],
 )
 def test_known_keys_that_cannot_be_honoured_are_refused(key: str, value: object) -> None:
@@ -270,7 +264,17 @@ def test_known_keys_that_cannot_be_honoured_are_refused(key: str, value: object)
     assert (caught.value.status, caught.value.code) == (400, "unsupported")
 
 
-@pytest.mark.parametrize(("key", "value"), [("gpu", {}), ("gpu", {"required": False}), ("environment", None)])
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        ("gpu", {}),
+        ("gpu", False),
+        ("gpu", {"required": False}),
+        ("gpu", {"required": False, "device_id": 0}),
+        ("binds", []),
+        ("environment", None),
+    ],
+)
 def test_asking_for_nothing_is_no_reason_to_refuse(key: str, value: object) -> None:
     assert resolved(**{key: value}) == resolved()
 
@@ -351,3 +355,50 @@ def test_the_schema_speaks_of_every_key() -> None:
     manifest = schema["$defs"][schema["$ref"].rsplit("/", 1)[1]]
     assert set(manifest["properties"]) == set(KEYS)
     assert manifest["additionalProperties"] is False
+
+
+@pytest.mark.parametrize(
+    ("gpu", "asked"),
+    [
+        (True, {"gpus": 1}),
+        ({"required": True}, {"gpus": 1}),
+        ({"count": 2}, {"gpus": 2}),
+        ({"min_vram_gb": 8.5}, {"gpus": 1, "gpu_memory_mb": 8704}),
+        ({"device_id": 0}, {"gpus": 1, "gpu_device": 0}),
+        ({"cuda_version": "12.2", "count": 1}, {"gpus": 1, "cuda": "12.2"}),
+    ],
+)
+def test_gpus_that_are_asked_for(gpu: object, asked: dict[str, object]) -> None:
+    request = resolved(gpu=gpu).request
+    names = ("gpus", "gpu_memory_mb", "gpu_device", "cuda")
+    nothing = {"gpus": 0, "gpu_memory_mb": 0, "gpu_device": None, "cuda": ""}
+    assert {name: getattr(request, name) for name in names} == nothing | asked
+    written = canonical(resolved(gpu=gpu))
+    assert resolve(parse(written.encode()), FILES, OnWorkerLoss.RETRY).request == request
+
+
+def test_binds_that_are_asked_for() -> None:
+    assert resolved(binds=["b", "a", "b"]).request.binds == ("a", "b")
+    assert json.loads(canonical(resolved(binds=["a"])))["binds"] == ["a"]
+    assert "binds" not in json.loads(canonical(resolved()))
+
+
+@pytest.mark.parametrize(
+    ("fields", "words"),
+    [
+        ({"gpu": {"device_id": 1, "count": 2}}, "device_id names one gpu"),
+        ({"gpu": {"required": False, "count": 1}}, "required is false"),
+        ({"gpu": {"cuda_version": "twelve"}}, "'twelve' is no version"),
+        ({"gpu": {"required": True, "vram": 1}}, "unknown key 'vram' in gpu"),
+        ({"gpu": {"count": 65}}, "<= 64"),
+        ({"binds": ["../etc"]}, "'../etc' is no name of a bind"),
+        ({"binds": ["Upper"]}, "is no name of a bind"),
+        ({"binds": ["a\n"]}, "is no name of a bind"),
+        ({"binds": [""]}, "is no name of a bind"),
+        ({"binds": "a"}, "Expected `array`"),
+    ],
+)
+def test_equipment_that_cannot_be_asked_for(fields: dict[str, Any], words: str) -> None:
+    with pytest.raises(BadManifestError) as caught:
+        resolved(**fields)
+    assert words in caught.value.message

@@ -6,12 +6,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from trusted_pool.core.placement import Load, choose, could_ever, why_not
-from trusted_pool.core.request import Capacity, Request, obstacles, shape_of
+from trusted_pool.core.request import Capacity, Gpu, Request, fitting_gpus, obstacles, shape_of
 from trusted_pool.core.retry import LONGEST_S, backoff_s
 from trusted_pool.core.words import Duty, WorkerHealth
-from trusted_pool.core.worker import Worker, heard, silent
+from trusted_pool.core.worker import CLAIMED_OFFER, Worker, heard, silent
 
 WANTS = Request(interpreter="python3")
+TWO_GPUS = (Gpu(index=0, memory_mb=16_000), Gpu(index=1, memory_mb=8_000))
 
 
 def worker(name: str = "w", **changes: object) -> Worker:
@@ -52,7 +53,15 @@ def test_no_capacity_now_is_not_impossible(changes: dict[str, object], load: Loa
         ({"memory_mb": 2000}, Capacity(memory_mb=1999), "memory"),
         ({"cpus": 2.5}, Capacity(cpus=2), "cpus"),
         ({"disk_mb": 5000}, Capacity(disk_mb=1), "disk"),
-        ({"gpus": 1}, Capacity(), "gpus"),
+        ({"gpus": 1}, Capacity(gpus=()), "gpus"),
+        ({"gpus": 2}, Capacity(gpus=TWO_GPUS[:1]), "gpus"),
+        ({"gpus": 2, "gpu_memory_mb": 9000}, Capacity(gpus=TWO_GPUS), "gpus"),
+        ({"gpus": 1, "gpu_device": 2}, Capacity(gpus=TWO_GPUS), "gpus"),
+        ({"gpus": 1, "cuda": "12.4"}, Capacity(gpus=TWO_GPUS, cuda="12.2"), "cuda"),
+        ({"gpus": 1, "cuda": "11"}, Capacity(gpus=TWO_GPUS), "cuda"),
+        ({"binds": ("imagenet",)}, Capacity(binds=("other",)), "bind"),
+        ({"binds": ("imagenet",)}, CLAIMED_OFFER, "bind"),
+        ({"gpus": 1}, CLAIMED_OFFER, "gpus"),
         ({"isolation": 3}, Capacity(isolation=2), "isolation"),
         ({"environment": "ml"}, Capacity(), "environment"),
         ({"labels": {"zone": "x"}}, Capacity(labels={"zone": "y"}), "label"),
@@ -136,3 +145,35 @@ def test_the_chosen_one_is_able_and_nobody_able_has_fewer(found: list[Load]):
     if chosen is not None:
         best = able[chosen.worker_id]
         assert all((best.active, best.last_used) <= (o.active, o.last_used) for o in able.values())
+
+
+def test_gpus_are_promised_to_as_many_jobs_as_there_are():
+    wants = msgspec.structs.replace(WANTS, gpus=1, binds=("imagenet",), cuda="12.0")
+    has = worker(capacity=Capacity(slots=4, gpus=TWO_GPUS, cuda="12.2", binds=("imagenet", "other")))
+    load = Load()
+    for tick in range(2):
+        assert not why_not(wants, has, load)
+        load.take(wants, tick)
+    assert [(o.code, o.impossible) for o in why_not(wants, has, load)] == [("gpus_taken", False)]
+    assert not why_not(WANTS, has, load)
+    load.free(wants)
+    assert not why_not(wants, has, load)
+
+
+def test_the_smallest_gpu_that_fits_comes_first():
+    capacity = Capacity(gpus=TWO_GPUS)
+    assert fitting_gpus(msgspec.structs.replace(WANTS, gpus=1), capacity) == [1, 0]
+    assert fitting_gpus(msgspec.structs.replace(WANTS, gpus=1, gpu_memory_mb=8_001), capacity) == [0]
+    assert fitting_gpus(msgspec.structs.replace(WANTS, gpus=1, gpu_device=0), capacity) == [0]
+
+
+def test_what_a_worker_has_not_said_of_its_equipment_is_no_obstacle():
+    wants = msgspec.structs.replace(WANTS, gpus=8, gpu_device=None, binds=("imagenet",), cuda="99")
+    assert obstacles(wants, Capacity(), "w") == []
+
+
+def test_shapes_that_ask_for_no_equipment_are_named_as_before_there_was_any():
+    assert shape_of(Request(interpreter="python3")) == "f8c2398f56340747"
+    others = [{"binds": ("a",)}, {"gpus": 1}, {"gpus": 1, "gpu_device": 0}, {"gpus": 1, "cuda": "12"}]
+    shapes = {shape_of(msgspec.structs.replace(WANTS, **changes)) for changes in others}
+    assert len(shapes | {shape_of(WANTS)}) == 5

@@ -1,5 +1,7 @@
 """`tpool pool`."""
 
+from collections import Counter
+
 from trusted_pool.cli import options, screen
 from trusted_pool.cli.session import connect
 from trusted_pool.core.words import Duty
@@ -32,8 +34,19 @@ def print_workers(workers: list[WorkerAnswer]) -> None:
             screen.print_line(
                 f"{worker.worker_id[:12]}…: unproven: anybody can claim its name, and read on the way what it is sent"
             )
+        if lent := _lent(worker):
+            screen.print_line(f"{worker.worker_id[:12]}…: {lent}")
         if worker.words:
             screen.print_line(f"{worker.worker_id[:12]}…: {worker.words}")
+
+
+def _lent(worker: WorkerAnswer) -> str:
+    """Say which GPUs and binds a worker lends."""
+    kinds = Counter((gpu.name or "gpu", gpu.memory_mb) for gpu in worker.capacity.gpus or ())
+    words = [f"{n} x {name}" + (f" ({mb} MB)" if mb else "") for (name, mb), n in sorted(kinds.items())]
+    if worker.capacity.binds:
+        words.append("binds " + ", ".join(worker.capacity.binds))
+    return "; ".join(words)
 
 
 def _row(worker: WorkerAnswer) -> list[str]:

@@ -50,6 +50,18 @@ def _forget(worker_key: Path) -> None:
     typer.echo("A worker that is started now enrols the first pool that calls: take it off the old pool's list before.")
 
 
+def _binds(pairs: list[str]) -> dict[str, Path]:
+    binds: dict[str, Path] = {}
+    for pair in pairs:
+        name, equals, path = pair.partition("=")
+        if not name or not equals or not path:
+            raise _wrong(f"--bind {pair!r} lends nothing; write --bind NAME=/path")
+        if name in binds:
+            raise _wrong(f"--bind {name} is said twice; give one of them another name")
+        binds[name] = Path(path)
+    return binds
+
+
 def worker(  # noqa: PLR0917 - one parameter for each option
     port: Annotated[int, typer.Option(min=0, max=65535, help="Port to serve.")] = 8443,
     worker_key: Annotated[Path | None, typer.Option(help="The worker's private key.", show_default=False)] = None,
@@ -81,6 +93,15 @@ def worker(  # noqa: PLR0917 - one parameter for each option
     forget_pool: Annotated[
         bool, typer.Option("--forget-pool", help="Forget the pool that this worker enrolled in, and leave.")
     ] = False,
+    bind: Annotated[
+        list[str] | None,
+        typer.Option(metavar="NAME=/PATH", help="A directory that jobs may ask to see, read-only.", show_default=False),
+    ] = None,
+    gpus: Annotated[bool, typer.Option("--gpus/--no-gpus", help="Lend this machine's GPUs to jobs that ask.")] = True,
+    gpu_devices: Annotated[Path, typer.Option(metavar="DIR", help="Where the GPUs' device files are.")] = Path("/dev"),
+    nvml: Annotated[
+        str, typer.Option(metavar="LIBRARY", help="NVIDIA's library that tells what the GPUs are.")
+    ] = "libnvidia-ml.so.1",
     generate_key: Annotated[
         Path | None, typer.Option(metavar="PATH", help="Make a key and leave.", show_default=False)
     ] = None,
@@ -121,6 +142,10 @@ def worker(  # noqa: PLR0917 - one parameter for each option
         pool_list=pools,
         anyone=open_,
         allow_weaker=allow_weaker_isolation,
+        binds=_binds(bind or []),
+        gpus=gpus,
+        gpu_devices=gpu_devices,
+        nvml=nvml,
         metrics_port=metrics_port,
     )
     configure(log_format)

@@ -19,6 +19,8 @@ from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.protocol.certificates import server_context
 from trusted_pool.protocol.identity import IdentityError, identity_of, load_key_file, public_bytes, to_path
 from trusted_pool.sandbox.bubblewrap import BubblewrapSandbox
+from trusted_pool.sandbox.gpus import LIBRARY
+from trusted_pool.sandbox.lent import Equipment
 from trusted_pool.serve.listener import ServeError, bind, close
 from trusted_pool.serve.server import Server
 from trusted_pool.worker.api.app import build_app
@@ -50,6 +52,10 @@ class WorkerOptions(msgspec.Struct, frozen=True, kw_only=True):
     pool_list: Path | None = None  #: a file with more of them
     anyone: bool = False
     allow_weaker: bool = False
+    binds: dict[str, Path] = {}
+    gpus: bool = True  #: whether they are looked for
+    gpu_devices: Path = Path("/dev")
+    nvml: str = LIBRARY
     metrics_port: int | None = None  #: of loopback, without TLS; None: not served there
 
 
@@ -146,6 +152,13 @@ def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path, pool_lis
             cpus=options.cpus,
             labels=options.labels,
             allow_weaker=options.allow_weaker,
+            equipment=Equipment(
+                binds=options.binds,
+                private=(data, options.key.absolute().parent),
+                gpus=options.gpus,
+                gpu_devices=options.gpu_devices,
+                nvml=options.nvml,
+            ),
         ),
         journal=journal,
         blobs=DirectoryBlobs(data / "inputs", durable=False),
@@ -178,4 +191,9 @@ def _introduce(daemon: Daemon, options: WorkerOptions, port: int) -> None:
         capacity.cpus or 0,
         found or "none",
     )
+    for gpu in capacity.gpus or ():
+        size = f"{gpu.memory_mb} MB" if gpu.memory_mb else "memory not known"
+        _log.info("Lends GPU %d: %s, %s", gpu.index, gpu.name or "no name", size)
+    for name, path in sorted(options.binds.items()):
+        _log.info("Lends %s as bind %r", path, name)
     _log.info("Runs jobs of %s", daemon.pools.words)

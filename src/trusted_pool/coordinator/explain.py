@@ -21,6 +21,12 @@ _HINTS = {
     Reason.REJECTED: "read the workers' words above, and their logs",
     Reason.EXPIRED: "submit it again with a larger expires_in, or when the pool is less busy",
 }
+#: Where the reason has several limits, by the limit.
+_HINTS_OF_LIMITS = {
+    "files": "make fewer files, or remove those that are done with",
+    "directory_depth": "nest directories less deep",
+    "output_bytes": "leave less behind: name what is wanted in outputs, or compress it",
+}
 _AGAIN = "run it again: tpool rerun {id}"
 
 
@@ -114,7 +120,8 @@ class Explain:
                     message = f"{message}; what becomes of it is not known here: {member.worker.words}"
             case JobState.FAILED:
                 verdict, message = "failed", f"{job.detail} (fault: {job.fault})"
-                hint = _HINTS.get(job.reason, "") if job.reason else ""
+                limit = job.attempt.outcome.limit if job.attempt and job.attempt.outcome else ""
+                hint = _HINTS_OF_LIMITS.get(limit) or (_HINTS.get(job.reason, "") if job.reason else "")
                 if job.reason in RETRYABLE:
                     hint = "; ".join(h for h in (hint, _AGAIN) if h)
             case JobState.CANCELLED:

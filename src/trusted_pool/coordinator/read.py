@@ -254,6 +254,8 @@ def _worker_status(job: Job, attempt: Attempt) -> WorkerStatus:
             signal=outcome.signal if outcome else None,
             interpreter=job.request.interpreter,
             interpreter_version=outcome.interpreter_version if outcome else "",
+            bytes_in=usage.bytes_in if usage else 0,
+            bytes_out=usage.bytes_out if usage else 0,
             approximate=usage.approximate if usage else False,
         ),
     )

@@ -24,7 +24,9 @@ class Usage(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_seconds: float = 0.0
     memory_peak_bytes: int = 0
     wall_time_ms: float = 0.0
-    approximate: bool = False  #: measured by polling, so short peaks may be missing
+    bytes_in: int = 0  #: of its input files, as they were sent
+    bytes_out: int = 0  #: of its outputs and of what was kept of stdout and stderr
+    approximate: bool = False  #: cpu and memory were measured by polling, so short peaks may be missing
 
 
 class OutputFile(msgspec.Struct, frozen=True, kw_only=True):

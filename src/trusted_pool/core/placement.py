@@ -47,8 +47,9 @@ def why_not(request: Request, worker: Worker, load: Load) -> list[Obstacle]:
     memory = worker.capacity.memory_mb
     if memory is not None and load.active and load.memory_mb + request.memory_mb > memory:
         later("memory_taken", f"{memory - load.memory_mb} of {memory} MB of memory are free")
-    if request.gpus and load.gpus + request.gpus > worker.capacity.gpus:
-        later("gpus_taken", f"{worker.capacity.gpus - load.gpus} of {worker.capacity.gpus} gpus are free")
+    gpus = worker.capacity.gpus
+    if request.gpus and gpus is not None and load.gpus + request.gpus > len(gpus):
+        later("gpus_taken", f"{len(gpus) - load.gpus} of {len(gpus)} gpus are free")
     return found
 
 

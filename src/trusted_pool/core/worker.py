@@ -32,7 +32,7 @@ HEALTH: dict[tuple[WorkerHealth, str], WorkerHealth] = {
 
 DEFAULT_SLOTS = 4
 #: What a worker of claimed identity offers, before it is asked and after: it runs one job at a time and proves nothing.
-CLAIMED_OFFER = Capacity(slots=1, isolation=0)
+CLAIMED_OFFER = Capacity(slots=1, isolation=0, gpus=(), binds=())
 
 
 class Worker(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):

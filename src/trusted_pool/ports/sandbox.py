@@ -25,6 +25,7 @@ class Task(msgspec.Struct, frozen=True, kw_only=True):
     slot: int  #: 0 … slots-1; no two running tasks share one
     manifest: Resolved
     inputs: tuple[InputFile, ...]
+    gpus: tuple[int, ...] = ()  #: numbers of those that it is given; no two running tasks share one
     env: dict[str, str] = {}  #: the pool's own variables; they win over the manifest's
 
 

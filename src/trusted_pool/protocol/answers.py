@@ -34,7 +34,9 @@ class ExecutionMetadata(msgspec.Struct, frozen=True, kw_only=True):
     signal: int | None = None
     interpreter: str = ""
     interpreter_version: str = ""
-    approximate: bool = False
+    bytes_in: int = 0  #: of its input files, as they were sent
+    bytes_out: int = 0  #: of its outputs and of what was kept of stdout and stderr
+    approximate: bool = False  #: cpu and memory were measured by polling, so short peaks may be missing
 
 
 class WorkerStatus(msgspec.Struct, frozen=True, kw_only=True):

@@ -13,6 +13,7 @@ from trusted_pool.core.job import Retry
 from trusted_pool.core.request import Request
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.protocol import strict
+from trusted_pool.protocol.equipment import MAX_BINDS, Gpus, GpuSection, read_binds, read_gpus, write_gpus
 from trusted_pool.protocol.errors import BadManifestError, UnsupportedError
 
 MAX_BYTES = 256 * 1024
@@ -54,16 +55,6 @@ class RetrySection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit
     on_worker_loss: OnWorkerLoss | None = None
 
 
-class GpuSection(msgspec.Struct, frozen=True, forbid_unknown_fields=True, omit_defaults=True):
-    """`gpu`: the fields of the sandrun manifest."""
-
-    required: bool = False
-    device_id: Annotated[int, Meta(ge=0)] | None = None
-    count: Annotated[int, Meta(ge=0, le=64)] = 0
-    min_vram_gb: Annotated[float, Meta(ge=0)] = 0
-    cuda_version: Name | None = None
-
-
 class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=True):
     """A manifest as a client writes it. `resolve` fills in what it leaves out."""
 
@@ -80,6 +71,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
     environment: Name | None = None
     requirements: Text | None = None
     gpu: GpuSection | bool | None = None
+    binds: Annotated[list[Name], Meta(max_length=MAX_BINDS)] = []
     name: Name = ""
     labels: dict[Name, Name] = {}
     priority: Annotated[int, Meta(ge=-1000, le=1000)] = 0
@@ -92,7 +84,7 @@ class Manifest(msgspec.Struct, frozen=True, forbid_unknown_fields=True, kw_only=
 
 KEYS = tuple(f.name for f in msgspec.structs.fields(Manifest))
 #: Known keys that this version cannot honour yet. They are refused, never ignored.
-NOT_YET = {"environment", "requirements", "gpu", "keep"}
+NOT_YET = {"environment", "requirements", "keep"}
 _SECTIONS = {
     "retry": tuple(f.name for f in msgspec.structs.fields(RetrySection)),
     "gpu": tuple(f.name for f in msgspec.structs.fields(GpuSection)),
@@ -168,7 +160,7 @@ def _nearest(word: str, known: Sequence[str]) -> str | None:
 def _refuse_unsupported(manifest: Manifest) -> None:
     for key in sorted(NOT_YET):
         value = getattr(manifest, key)
-        if value not in (None, False, "", GpuSection()):
+        if value not in (None, ""):
             raise UnsupportedError(
                 f"{key!r} is not supported by this version", hint=f"leave {key!r} out of the manifest"
             )
@@ -187,6 +179,8 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
     cpu_seconds: float | None = None
     cpus: float = 1.0
     disk_mb: int = 1024
+    gpus: Gpus = Gpus()
+    binds: list[str] = []
     isolation: int = 0
     name: str = ""
     labels: dict[str, str] = {}
@@ -204,6 +198,11 @@ class Resolved(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
             memory_mb=self.memory_mb,
             cpus=self.cpus,
             disk_mb=self.disk_mb,
+            gpus=self.gpus.count,
+            gpu_memory_mb=self.gpus.memory_mb,
+            gpu_device=self.gpus.device,
+            cuda=self.gpus.cuda,
+            binds=tuple(self.binds),
             isolation=self.isolation,
             labels=self.constraints,
         )
@@ -251,6 +250,8 @@ def resolve(manifest: Manifest, names: set[str], default_loss: OnWorkerLoss) -> 
         cpu_seconds=manifest.cpu_seconds,
         cpus=manifest.cpus,
         disk_mb=manifest.disk_mb,
+        gpus=read_gpus(manifest.gpu),
+        binds=read_binds(manifest.binds),
         isolation=manifest.isolation,
         name=manifest.name,
         labels=manifest.labels,
@@ -339,6 +340,10 @@ def canonical(resolved: Resolved) -> str:
     }
     if resolved.outputs is not None:
         fields["outputs"] = resolved.outputs
+    if resolved.gpus.count:
+        fields["gpu"] = write_gpus(resolved.gpus)
+    if resolved.binds:
+        fields["binds"] = resolved.binds
     if resolved.cpu_seconds is not None:
         fields["cpu_seconds"] = resolved.cpu_seconds
     if resolved.expires_in_s is not None:

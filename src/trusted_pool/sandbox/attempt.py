@@ -34,7 +34,7 @@ class Attempt:
     """One task on one slot."""
 
     def __init__(self, task: Task, slot: Slot, owner: Owner, runner: Runner, interpreter: Interpreter) -> None:
-        self._task = task
+        self.task = task
         self.slot = slot
         self._owner = owner
         self._runner = runner
@@ -58,14 +58,16 @@ class Attempt:
         """Unpack, run, collect. Raises OSError when the machine fails."""
         unpacked = await self._prepare(dir_fd, spool, open_input)
         if isinstance(unpacked, Outcome):
-            return unpacked
-        manifest = self._task.manifest
+            return self._with_bytes(unpacked, 0)
+        manifest = self.task.manifest
         command = Command(
             argv=interpreters.command(self._interpreter, manifest.entrypoint, manifest.args),
-            env=policy.environment(manifest.env, self._task.env),
+            env=policy.environment(manifest.env, self.task.env),
             limits=self.limits,
-            directory=self._task.key,
+            directory=self.task.key,
             dir_fd=dir_fd,
+            binds=manifest.binds,
+            gpus=self.task.gpus,
         )
 
         async def starting(run: Run) -> None:
@@ -81,9 +83,18 @@ class Attempt:
             if self._killer is not None:
                 self._killer.cancel()
         outcome = msgspec.structs.replace(judge(facts), interpreter_version=self._interpreter.version)
-        if facts.status is None and facts.breach is None:
-            return outcome
-        return await self._collect(outcome, dir_fd, unpacked, output_limits)
+        if facts.status is not None or facts.breach is not None:
+            outcome = await self._collect(outcome, dir_fd, unpacked, output_limits)
+        return self._with_bytes(outcome, facts.seen.log_kept_bytes)
+
+    def _with_bytes(self, outcome: Outcome, log_bytes: int) -> Outcome:
+        """Say what came in and what goes out."""
+        usage = msgspec.structs.replace(
+            outcome.usage,
+            bytes_in=sum(given.size for given in self.task.inputs),
+            bytes_out=sum(file.size for file in outcome.outputs) + log_bytes,
+        )
+        return msgspec.structs.replace(outcome, usage=usage)
 
     async def _prepare(self, dir_fd: int, spool: Path, open_input: OpenInput) -> Unpacked | Outcome:
         self._preparing = asyncio.ensure_future(self._unpack(dir_fd, spool, open_input))
@@ -104,7 +115,7 @@ class Attempt:
             spooled = stack.enter_context(tempfile.SpooledTemporaryFile(_SPOOL_BYTES, "w+b", dir=str(spool)))
             file = cast("BinaryIO", spooled)
             inputs: list[tuple[InputFile, Window]] = []
-            for given in self._task.inputs:
+            for given in self.task.inputs:
                 start = file.tell()
                 async for piece in open_input(given):
                     file.write(piece)
@@ -112,11 +123,11 @@ class Attempt:
             limits = ArchiveLimits(max_bytes=self.limits.disk_bytes)
             unpacked = await self._owner.call(unpack, dir_fd, inputs, limits)
             if not self._interpreter.path:
-                await self._owner.call(_make_executable, dir_fd, self._task.manifest.entrypoint)
+                await self._owner.call(_make_executable, dir_fd, self.task.manifest.entrypoint)
             return unpacked
 
     async def _collect(self, outcome: Outcome, dir_fd: int, unpacked: Unpacked, limits: OutputLimits) -> Outcome:
-        patterns = self._task.manifest.outputs
+        patterns = self.task.manifest.outputs
         # A sparse file is larger than the disk that it takes; the pool takes no more than the job may use.
         limits = msgspec.structs.replace(limits, max_bytes=min(limits.max_bytes, self.limits.disk_bytes))
         found = await self._owner.call(collect, dir_fd, unpacked.files, patterns, limits)
@@ -125,6 +136,8 @@ class Attempt:
             evidence["outputs_passed_over"] = len(found.problems) + found.more_problems
             first = found.problems[0]
             evidence["first_passed_over"] = f"{first.path}: {first.words}"
+        if found.limit:
+            evidence[f"{found.limit}_limit"] = _number(limits, found.limit)
         if found.unmatched:
             evidence["outputs_unmatched"] = ", ".join(found.unmatched)[:1000]
         outcome = msgspec.structs.replace(outcome, outputs=found.files, evidence=evidence)
@@ -145,6 +158,22 @@ class Attempt:
         if self._killer is None:
             loop = asyncio.get_running_loop()
             self._killer = loop.call_later(grace_s, functools.partial(run.watch.end_for, Reason.CANCELLED))
+
+
+#: The limits of collecting, by the name that an outcome gives them.
+_OF_OUTPUTS = {
+    "output_bytes": "max_bytes",
+    "output_files": "max_files",
+    "output_path_bytes": "max_path_bytes",
+    "output_names": "max_seen",
+    "output_depth": "max_depth",
+    "output_seconds": "max_seconds",
+}
+
+
+def _number(limits: OutputLimits, name: str) -> int | float:
+    number: int | float = getattr(limits, _OF_OUTPUTS[name])
+    return number
 
 
 def limits_of(task: Task) -> policy.Limits:

@@ -19,6 +19,7 @@ from trusted_pool.sandbox.attempt import Attempt
 from trusted_pool.sandbox.cgroups import Cgroups
 from trusted_pool.sandbox.collect import OutputLimits, open_output
 from trusted_pool.sandbox.interpreters import Interpreter
+from trusted_pool.sandbox.lent import Equipment, Lent
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.plan import Ground
 from trusted_pool.sandbox.probe import Prober
@@ -58,11 +59,12 @@ class BubblewrapSandbox:
         log_limit_bytes: int = LOG_LIMIT_BYTES,
         output_limits: OutputLimits | None = None,
         first_uid: int | None = None,
+        equipment: Equipment | None = None,
     ) -> None:
         """`slots` None: one for each cpu; `memory_mb`, `cpus` None: what the machine has.
 
         `allow_weaker`: start below level 2 too. `log_limit_bytes`: of stdout and stderr together. `first_uid`: the uid
-        of slot 0 (used as root only).
+        of slot 0 (used as root only). `equipment`: what else of this machine jobs may ask for.
         """
         self._root = root.resolve()
         self._n_slots = slots or os.cpu_count() or 1
@@ -74,6 +76,8 @@ class BubblewrapSandbox:
         self._log_limit_bytes = log_limit_bytes
         self._output_limits = output_limits or OutputLimits()
         self._first_uid = first_uid
+        self._equipment = equipment or Equipment()
+        self._lent = Lent()
         self._slots: list[Slot] = []
         self._owners: list[Owner] = []
         self._cgroups: Cgroups | None = None
@@ -110,6 +114,7 @@ class BubblewrapSandbox:
         beneath.require()
         compiled = survey.filter()
         self._filter_fd = compiled.memfd() if compiled is not None else -1
+        self._lent = await Lent.make(self._equipment, self._root)
         self._make_directories()
         slots.become_subreaper()
         await asyncio.to_thread(self._sweep_cgroups)
@@ -139,6 +144,7 @@ class BubblewrapSandbox:
             seccomp_fd=self._filter_fd if compiled is not None else None,
             log_limit_bytes=self._log_limit_bytes,
             room=self._room,
+            lent=self._lent,
         )
         with self._directory(_PROBE, self._slots[0]) as fd:
             prober = Prober(self._runner, self._slots[0], self._owners[0], _PROBE, fd)
@@ -173,13 +179,14 @@ class BubblewrapSandbox:
     async def _open_slots(self) -> None:
         root = os.geteuid() == 0
         first = self._first_uid if self._first_uid is not None else machine.first_uid(self._root)
-        binds = [Bind(str(self._root / name), name) for name in ("jobs", "etc")]
+        binds = [*(Bind(str(self._root / name), name) for name in ("jobs", "etc")), *self._lent.staged()]
         for number in range(self._n_slots):
             group = self._cgroups.group(f"slot-{number}") if self._cgroups is not None else None
             slot = Slot(number, first + number if root else None, group)
             self._slots.append(slot)
             self._owners.append(Owner(slot.uid))
             await slot.start(binds)
+        await self._lent.require_readable(self._owners[0])
 
     @contextlib.contextmanager
     def _directory(self, key: str, slot: Slot, limits: policy.Limits | None = None) -> Iterator[int]:
@@ -213,6 +220,9 @@ class BubblewrapSandbox:
             isolation=self._runner.ground.level if self._runner is not None else None,
             policy=self._policy,
             seccomp=self._runner.ground.filter if self._runner is not None else None,
+            gpus=self._lent.gpus.gpus,
+            cuda=self._lent.gpus.cuda,
+            binds=tuple(self._lent.binds),
             labels=self._labels,
         )
 
@@ -229,6 +239,8 @@ class BubblewrapSandbox:
             return _failed(f"task {task.key!r} on slot {task.slot} cannot be run here")
         if task.slot in self._busy or task.key in self._running:
             return _failed(f"slot {task.slot} or task {task.key!r} is busy")
+        if words := self._lent.why_not(task, [attempt.task for attempt, _ in self._running.values()]):
+            return _failed(words)
         if interpreter is None:
             return _failed(f"this worker has no {task.manifest.interpreter} that runs inside a sandbox")
         attempt = Attempt(task, self._slots[task.slot], self._owners[task.slot], runner, interpreter)
@@ -318,6 +330,7 @@ class BubblewrapSandbox:
             await asyncio.to_thread(self._cgroups.close)
             self._cgroups = None
         self._runner = self._room = None
+        self._lent.close()
         if self._undertaker is not None:
             await asyncio.to_thread(self._undertaker.close)
             self._undertaker = None

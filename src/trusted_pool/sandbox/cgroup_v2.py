@@ -127,6 +127,7 @@ class V2Group:
             memory_peak_bytes=self._peak,
             oom_kills=files["events"].field("oom_kill"),
             forks_refused=files["pids"].field("max"),
+            approximate="peak" not in files,
         )
 
     def pids(self) -> list[int]:

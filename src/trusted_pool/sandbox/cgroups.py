@@ -46,6 +46,7 @@ class Reading(msgspec.Struct, frozen=True, kw_only=True):
     memory_peak_bytes: int = 0
     oom_kills: int = 0
     forks_refused: int = 0
+    approximate: bool = False  #: some of it was polled
 
 
 class Group(Protocol):

@@ -19,6 +19,7 @@ class DiskUse(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes: int = 0
     files: int = 0
+    largest: int = 0  #: the longest file, in bytes that can be read of it
     too_deep: bool = False
     hidden: bool = False
 
@@ -37,7 +38,7 @@ def use_of(
     vanishes meanwhile is skipped. `permit`: make directories that hide what is in them readable, which only their owner
     can, and only when nothing works in them any more.
     """
-    total = files = 0
+    total = files = largest = 0
     hidden = False
     todo: list[tuple[int, list[str]]] = []
 
@@ -70,16 +71,17 @@ def use_of(
                 continue
             files += 1
             total += info.st_blocks * 512
+            largest = max(largest, info.st_size)
             if total > stop_bytes or files > stop_files:
                 break
             if stat.S_ISDIR(info.st_mode):
                 if len(todo) >= MAX_DEPTH:
-                    return DiskUse(bytes=total, files=files, too_deep=True, hidden=hidden)
+                    return DiskUse(bytes=total, files=files, largest=largest, too_deep=True, hidden=hidden)
                 enter(fd, name)
     finally:
         for fd, _ in todo:
             os.close(fd)
-    return DiskUse(bytes=total, files=files, hidden=hidden)
+    return DiskUse(bytes=total, files=files, largest=largest, hidden=hidden)
 
 
 def _listed(parent: int, name: str) -> int:

@@ -22,6 +22,7 @@ class Held(msgspec.Struct, frozen=True, kw_only=True):
 
     bytes: int = 0
     unseen: bool = False
+    open_files: int = 0  #: descriptors of the process that has the most
 
 
 def devices(directory: int) -> frozenset[int]:
@@ -48,7 +49,8 @@ def held_by(pids: list[int], on: frozenset[int], going: Callable[[], bool] = lam
             break
         look.descriptors(pid)
         look.mappings(pid)
-    return Held(bytes=sum(look.sizes.values()) + sum(look.lengths.values()), unseen=look.unseen)
+    counted = sum(look.sizes.values()) + sum(look.lengths.values())
+    return Held(bytes=counted, unseen=look.unseen, open_files=look.open_files)
 
 
 class _Look:
@@ -58,6 +60,7 @@ class _Look:
         self.sizes: dict[int, int] = {}  #: bytes on the disk by inode
         self.lengths: dict[int, int] = {}  #: of files that are not in `sizes`: what is mapped of them
         self.unseen = False
+        self.open_files = 0
 
     def _spend(self) -> bool:
         self._budget -= 1
@@ -78,6 +81,7 @@ class _Look:
             # One that is just ending may say so too: it is no breach in itself.
             self.unseen = self.unseen or error.errno in {errno.EACCES, errno.EPERM}
             return
+        self.open_files = max(self.open_files, len(fds))
         for fd in fds:
             if not self._spend():
                 return

@@ -12,9 +12,10 @@ class LogLimit:
     def __init__(self, on_log: OnLog, limit_bytes: int) -> None:
         """`limit_bytes`: of both streams together, as frames: whoever writes byte by byte pays for the headers."""
         self._on_log = on_log
-        self._limit = limit_bytes
         self._left = limit_bytes
+        self.limit_bytes = limit_bytes
         self.written = 0  #: bytes read from the job, dropped ones included
+        self.kept = 0  #: bytes passed on
         self.cut = False
 
     def __call__(self, stream: int, data: bytes) -> None:
@@ -22,12 +23,13 @@ class LogLimit:
         self.written += len(data)
         kept = data[: _fits(self._left)] if len(data) + _headers(len(data)) > self._left else data
         self._left -= len(kept) + _headers(len(kept))
+        self.kept += len(kept)
         if kept:
             self._on_log(stream, kept)
         if len(kept) < len(data) and not self.cut:
             self._left = 0  # what would fit into the rest came later than what did not
             self.cut = True
-            self._on_log(frames.MARK, f"the log was cut after {_size(self._limit)}\n".encode())
+            self._on_log(frames.MARK, f"the log was cut after {_size(self.limit_bytes)}\n".encode())
 
     def mark(self, words: str) -> None:
         """Say something in the worker's own words."""

@@ -39,8 +39,15 @@ class Plan(msgspec.Struct, frozen=True, kw_only=True):
     options: list[str]  #: bubblewrap's
 
 
-def plan(view: policy.View, directory: str, limits: policy.Limits, env: Mapping[str, str], ground: Ground) -> Plan:
-    """Say what is laid on a job; `directory` is its own, as bubblewrap will find it."""
+def plan(  # noqa: PLR0917 - what is laid on a job, each part once
+    view: policy.View,
+    directory: str,
+    limits: policy.Limits,
+    env: Mapping[str, str],
+    ground: Ground,
+    lent: policy.Equipment = policy.NOTHING_LENT,
+) -> Plan:
+    """Say what is laid on a job; `directory` is its own, as bubblewrap will find it. `lent`: what it asked to see."""
     group = None
     if ground.cgroups is not None:
         cpus = limits.cpus if limits.cpus < ground.cpus else None
@@ -48,7 +55,7 @@ def plan(view: policy.View, directory: str, limits: policy.Limits, env: Mapping[
     return Plan(
         group=group,
         rlimits=policy.rlimits(limits, tree=ground.tree),
-        options=policy.options(view, directory, limits, env),
+        options=policy.options(view, directory, limits, env, lent),
     )
 
 

@@ -1,7 +1,7 @@
 """What a job sees and may: limits and binds in, bubblewrap's arguments out. A pure function, pinned by golden tests."""
 
 import stat
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -56,6 +56,16 @@ class View(msgspec.Struct, frozen=True, kw_only=True):
     masked: tuple[str, ...] = ()
 
 
+class Equipment(msgspec.Struct, frozen=True, kw_only=True):
+    """What of the machine one job is lent beside that: pairs of a path outside and one inside."""
+
+    binds: Sequence[tuple[str, str]] = ()  #: directories, read-only
+    devices: Sequence[tuple[str, str]] = ()  #: device files
+
+
+NOTHING_LENT = Equipment()
+
+
 class Limits(msgspec.Struct, frozen=True, kw_only=True):
     """What one job may use."""
 
@@ -103,7 +113,9 @@ def environment(manifest_env: Mapping[str, str], pool_env: Mapping[str, str]) ->
     return {**BASE_ENV, **manifest_env, **pool_env}
 
 
-def options(view: View, directory: str, limits: Limits, env: Mapping[str, str]) -> list[str]:
+def options(
+    view: View, directory: str, limits: Limits, env: Mapping[str, str], equipment: Equipment = NOTHING_LENT
+) -> list[str]:
     """Bubblewrap's options, in the order it carries them out."""
     tmpfs = str(max(MB, limits.memory_bytes // 2))  # two of them: both full are the job's memory
     out = [
@@ -122,8 +134,12 @@ def options(view: View, directory: str, limits: Limits, env: Mapping[str, str]) 
         over = ["--size", "4096", "--tmpfs"] if name.endswith("/") else ["--ro-bind", f"{view.etc}/{_EMPTY}"]
         out += [*over, f"/proc/{name.rstrip('/')}"]
     out += ["--dev", "/dev"]
+    for outside, inside in equipment.devices:
+        out += ["--dev-bind", outside, inside]
     out += ["--size", tmpfs, "--tmpfs", "/dev/shm", "--remount-ro", "/dev"]  # noqa: S108 - the sandbox's own
     out += ["--size", tmpfs, "--tmpfs", "/tmp"]  # noqa: S108 - the sandbox's own
+    for outside, inside in equipment.binds:
+        out += ["--ro-bind", outside, inside]
     out += ["--bind", directory, JOB, "--remount-ro", "/", "--chdir", JOB]
     for name, value in env.items():
         out += ["--setenv", name, value]

@@ -8,12 +8,13 @@ import msgspec
 
 from trusted_pool.ports.sandbox import OnLog
 from trusted_pool.sandbox import plan, policy
+from trusted_pool.sandbox.lent import Lent
 from trusted_pool.sandbox.loglimit import LogLimit
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.program import Launch, Program
 from trusted_pool.sandbox.room import Room
 from trusted_pool.sandbox.slots import Slot
-from trusted_pool.sandbox.verdict import Facts
+from trusted_pool.sandbox.verdict import Facts, Seen
 from trusted_pool.sandbox.watch import Watch
 
 
@@ -25,6 +26,8 @@ class Command(msgspec.Struct, frozen=True, kw_only=True):
     limits: policy.Limits
     directory: str
     dir_fd: int
+    binds: Sequence[str] = ()  #: by name
+    gpus: Sequence[int] = ()  #: by number
 
 
 class Run:
@@ -50,6 +53,7 @@ class Runner:
         seccomp_fd: int | None,
         log_limit_bytes: int,
         room: Room,
+        lent: Lent,
     ) -> None:
         """`jobs`, `view.etc`: absolute paths as the worker sees them; slots may see them elsewhere.
 
@@ -62,6 +66,7 @@ class Runner:
         self._view = view
         self._seccomp_fd = seccomp_fd
         self._room = room
+        self._lent = lent
         self._log_limit_bytes = log_limit_bytes
 
     @property
@@ -130,7 +135,15 @@ class Runner:
             reading=reading,
             usage=watch.usage(reading),
             limits=limits,
-            log_cut=log.cut,
+            seen=Seen(
+                open_files=watch.open_files,
+                processes=watch.processes,
+                largest_file_bytes=watch.largest,
+                log_bytes=log.written,
+                log_kept_bytes=log.kept,
+                log_limit_bytes=log.limit_bytes,
+                log_cut=log.cut,
+            ),
             command=command.argv[0],
         )
 
@@ -138,14 +151,16 @@ class Runner:
         jobs, view = self._jobs, self._view
         if slot.stage:
             jobs, view = f"{slot.stage}/jobs", msgspec.structs.replace(view, etc=f"{slot.stage}/etc")
-        return plan.plan(view, f"{jobs}/{command.directory}", command.limits, command.env, self.ground)
+        env = {**command.env, **self._lent.variables(command.binds, command.gpus)}
+        lent = self._lent.equipment(slot.stage, command.binds, command.gpus)
+        return plan.plan(view, f"{jobs}/{command.directory}", command.limits, env, self.ground, lent)
 
     def _launch(self, made: plan.Plan, command: Command) -> Launch:
         return Launch(
             bwrap=self._bwrap,
             mark=self._mark,
             options=policy.packed(made.options),
-            seccomp_fd=self._seccomp_fd,
+            seccomp_fd=self._lent.gpu_filter_fd if command.gpus and self.filtered else self._seccomp_fd,
             argv=command.argv,
             rlimits=made.rlimits,
         )

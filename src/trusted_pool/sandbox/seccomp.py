@@ -34,8 +34,8 @@ class Filter(msgspec.Struct, frozen=True):
 
 
 @functools.cache
-def compiled() -> Filter:
-    """Compile the allow-list for this machine's architecture.
+def compiled(*, gpu: bool = False) -> Filter:
+    """Compile the allow-list for this machine's architecture. `gpu`: with what a driver of GPUs is asked by.
 
     Raises:
         SandboxError: libseccomp is missing, or the kernel has no filters for this process.
@@ -45,20 +45,22 @@ def compiled() -> Filter:
     except (ImportError, RuntimeError, OSError) as error:
         raise SandboxError(f"libseccomp cannot be loaded ({error}); {as_root('apt-get install libseccomp2')}") from None
     try:
-        program = _program(pyseccomp)
+        program = _program(pyseccomp, gpu=gpu)
     except OSError as error:  # libseccomp asks the kernel what it can
         cause = of_filter(error.strerror or str(error))
         raise SandboxError(f"{cause.why}; {cause.mend}") from None
     return Filter(hashlib.sha256(program).hexdigest(), program)
 
 
-def _program(seccomp: Any) -> bytes:
+def _program(seccomp: Any, *, gpu: bool) -> bytes:
     """Compile; raises OSError."""
     rules = seccomp.SyscallFilter(seccomp.ERRNO(errno.ENOSYS))
     rules.set_attr(seccomp.Attr.ACT_BADARCH, seccomp.KILL_PROCESS)
     for name in syscalls.ALLOWED:
         _add(rules, seccomp.ALLOW, name)
     _add_conditional(rules, seccomp)
+    if gpu:
+        _add_gpu(rules, seccomp)
     with tempfile.TemporaryFile() as file:
         rules.export_bpf(file)
         file.seek(0)
@@ -93,3 +95,9 @@ def _add_conditional(rules: Any, seccomp: Any) -> None:
     for name, index in (("mknod", 1), ("mknodat", 2)):
         for kind in (_S_IFIFO, _S_IFREG):
             _add(rules, allow, name, arg(index, masked, _S_IFMT, kind))
+
+
+def _add_gpu(rules: Any, seccomp: Any) -> None:
+    """Let a job talk to the driver of the device files that it was given."""
+    for mask, value in syscalls.IOCTLS_GPU:
+        _add(rules, seccomp.ALLOW, "ioctl", seccomp.Arg(1, seccomp.MASKED_EQ, mask, value))

@@ -25,7 +25,7 @@ from trusted_pool.sandbox.own_thread import OwnThread
 _T = TypeVar("_T")
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_PRIVATE = 4096, 16384, 1 << 18
-_MS_NOSUID, _MS_NODEV = 2, 4
+_MS_RDONLY, _MS_NOSUID, _MS_NODEV, _MS_REMOUNT = 1, 2, 4, 32
 _PR_SET_NO_NEW_PRIVS, _PR_SET_CHILD_SUBREAPER = 38, 36
 #: Numbers of setgroups, setresgid, setresuid: the C library's functions change all threads, these one.
 _NUMBERS = {"x86_64": (116, 119, 117), "aarch64": (159, 149, 147), "riscv64": (159, 149, 147)}
@@ -39,6 +39,7 @@ class Bind(msgspec.Struct, frozen=True):
 
     source: str
     name: str
+    read_only: bool = False  #: with all that is mounted below it
 
 
 def _check(result: int, what: str) -> None:
@@ -97,7 +98,11 @@ class Slot:
         for bind in binds:
             target = f"{place}/{bind.name}"
             os.mkdir(target, 0o711)  # noqa: PTH102 - beside system calls
-            _check(_libc.mount(os.fsencode(bind.source), target.encode(), None, _MS_BIND, None), "binding")
+            flags = _MS_BIND | (_MS_REC if bind.read_only else 0)
+            _check(_libc.mount(os.fsencode(bind.source), target.encode(), None, flags, None), f"binding {bind.source}")
+            if bind.read_only:
+                again = _MS_BIND | _MS_REMOUNT | _MS_RDONLY | _MS_NOSUID | _MS_NODEV
+                _check(_libc.mount(None, target.encode(), None, again, None), f"making {bind.source} read-only")
         return place
 
     @staticmethod

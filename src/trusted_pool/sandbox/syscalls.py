@@ -95,3 +95,11 @@ PERSONALITIES = (0x0, 0xFFFFFFFF)
 #: Flags of `clone` that make a namespace. (`clone3` keeps its flags in memory, where a filter cannot look: ENOSYS,
 #: after which the C library uses `clone`.)
 NAMESPACE_FLAGS = 0x7E020000
+#: `ioctl` requests of a job with a GPU, as (mask, value): all of type 'F', which NVIDIA's driver takes for its own
+#: (frame buffers have it too, and no job sees one), and those of unified memory, which have bare numbers.
+IOCTLS_GPU = (
+    (0xFF00, 0x4600),
+    (0xFFFFFF00, 0),
+    (0xFFFFFFFF, 0x30000001),  # UVM_INITIALIZE
+    (0xFFFFFFFF, 0x30000002),  # UVM_DEINITIALIZE
+)

@@ -7,7 +7,7 @@ import msgspec
 
 from trusted_pool.core.job import Usage
 from trusted_pool.core.words import Reason
-from trusted_pool.sandbox import disk, held, proc
+from trusted_pool.sandbox import disk, held, memory_disks, proc
 from trusted_pool.sandbox.cgroups import Group, Reading
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.policy import Limits
@@ -28,6 +28,7 @@ class Breach(msgspec.Struct, frozen=True, kw_only=True):
     reason: Reason
     seen: float = 0.0
     words: str = ""
+    limit: str = ""  #: its name, where the reason alone does not tell it
 
 
 class _Seen(msgspec.Struct, frozen=True):
@@ -35,6 +36,7 @@ class _Seen(msgspec.Struct, frozen=True):
 
     use: disk.DiskUse
     held: held.Held
+    memory: memory_disks.MemoryDisks
     free: int  #: bytes of the whole file system
 
     @property
@@ -61,15 +63,18 @@ class Watch:
         self._ended = 0.0
         self._timer: asyncio.TimerHandle | None = None
         self.breach: Breach | None = None
+        self.open_files = 0  #: the most that a process was seen to have open
+        self.processes = 0  #: the most that were seen, where no kernel counts those that were refused
+        self.largest = 0  #: the longest file that was left, in bytes
 
-    def ending_for(self, reason: Reason, seen: float = 0.0, words: str = "") -> None:
+    def ending_for(self, reason: Reason, seen: float = 0.0, words: str = "", limit: str = "") -> None:
         """Note why the program is to end; the first reason stands."""
         if self.breach is None:
-            self.breach = Breach(reason=reason, seen=seen, words=words)
+            self.breach = Breach(reason=reason, seen=seen, words=words, limit=limit)
 
-    def end_for(self, reason: Reason, seen: float = 0.0, words: str = "") -> None:
+    def end_for(self, reason: Reason, seen: float = 0.0, words: str = "", limit: str = "") -> None:
         """Kill the program for a reason."""
-        self.ending_for(reason, seen, words)
+        self.ending_for(reason, seen, words, limit)
         self._program.kill()
 
     def begin(self) -> None:
@@ -89,7 +94,7 @@ class Watch:
 
     def over_room(self, seen: int, words: str) -> None:
         """Kill the program: the disk is nearly full, and not by what can be counted."""
-        self.end_for(Reason.DISK_LIMIT, seen, words)
+        self.end_for(Reason.DISK_LIMIT, seen, words, "disk_mb")
 
     async def look_on(self) -> None:
         """Look until cancelled. A program that cannot be looked at any more is ended; this raises nothing else."""
@@ -129,9 +134,11 @@ class Watch:
         init = self._program.init
         if init is not None:
             use = proc.use_of(proc.tree(init))
-            self._peak, self._cpu = max(self._peak, use.memory_bytes), max(self._cpu, use.cpu_seconds)
-            return Reading(cpu_seconds=self._cpu, memory_bytes=use.memory_bytes, memory_peak_bytes=self._peak)
-        return Reading(cpu_seconds=self._cpu, memory_peak_bytes=self._peak)
+            self.processes = max(self.processes, use.processes)
+            now = use.memory_bytes + memory_disks.use_of(init).bytes
+            self._peak, self._cpu = max(self._peak, now), max(self._cpu, use.cpu_seconds)
+            return Reading(cpu_seconds=self._cpu, memory_bytes=now, memory_peak_bytes=self._peak, approximate=True)
+        return Reading(cpu_seconds=self._cpu, memory_peak_bytes=self._peak, approximate=True)
 
     def _count_disk(self) -> _Seen:
         """Count, in another thread: numbers alone. They are judged where the program's end is known."""
@@ -143,21 +150,35 @@ class Watch:
 
         use = disk.use_of(self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files, going=going)
         self._devices = self._devices or held.devices(self._directory)
-        found = held.held_by(proc.tree(init), self._devices, going) if init is not None else held.Held()
-        return _Seen(use, found, self._room.free())
+        if init is None:
+            return _Seen(use, held.Held(), memory_disks.MemoryDisks(), self._room.free())
+        found = held.held_by(proc.tree(init), self._devices, going)
+        memory = memory_disks.use_of(init)
+        if not going():  # its number may be another process's by now
+            memory = memory_disks.MemoryDisks()
+        return _Seen(use, found, memory, self._room.free())
 
     def _judge_disk(self, seen: _Seen) -> None:
-        if self._over(seen.use, seen.held.bytes):
-            self.end_for(Reason.DISK_LIMIT, seen.bytes)
+        self.open_files = max(self.open_files, seen.held.open_files)
+        breach = self._over(seen.use, seen.held.bytes, seen.memory.files)
+        if breach is not None:
+            self.end_for(breach.reason, breach.seen, breach.words, breach.limit)
         elif seen.use.hidden:
-            self.end_for(Reason.DISK_LIMIT, seen.bytes, _HIDDEN)
+            self.end_for(Reason.DISK_LIMIT, seen.bytes, _HIDDEN, "disk_mb")
         elif self._account is not None:
             self._account.explained, self._account.unseen = seen.bytes, seen.held.unseen
             self._room.judge(seen.free)
 
-    def _over(self, use: disk.DiskUse, held: int = 0) -> bool:
+    def _over(self, use: disk.DiskUse, held: int = 0, more_files: int = 0) -> Breach | None:
+        """Say which limit of files was passed."""
         limits = self._limits
-        return use.bytes + held > limits.disk_bytes or use.files > limits.files or use.too_deep
+        if use.bytes + held > limits.disk_bytes:
+            return Breach(reason=Reason.DISK_LIMIT, seen=use.bytes + held, limit="disk_mb")
+        if use.files + more_files > limits.files:
+            return Breach(reason=Reason.DISK_LIMIT, seen=use.files + more_files, limit="files")
+        if use.too_deep:
+            return Breach(reason=Reason.DISK_LIMIT, seen=disk.MAX_DEPTH, limit="directory_depth")
+        return None
 
     async def last_look(self, owner: Owner) -> None:
         """After the end: a short program may have gone beyond a limit between two looks.
@@ -169,12 +190,14 @@ class Watch:
         use = await owner.call(
             disk.use_of, self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files, permit=True
         )
+        self.largest = use.largest
         if self.breach is not None:
             return
+        over = self._over(use)
         if reading.oom_kills:
             self.breach = Breach(reason=Reason.OUT_OF_MEMORY, seen=reading.memory_peak_bytes)
-        elif self._over(use):
-            self.breach = Breach(reason=Reason.DISK_LIMIT, seen=use.bytes)
+        elif over is not None:
+            self.breach = over
         elif limits.cpu_seconds is not None and reading.cpu_seconds > limits.cpu_seconds:
             self.breach = Breach(reason=Reason.CPU_LIMIT, seen=reading.cpu_seconds)
 
@@ -184,5 +207,5 @@ class Watch:
             cpu_seconds=round(reading.cpu_seconds, 6),
             memory_peak_bytes=reading.memory_peak_bytes,
             wall_time_ms=round((self._ended - self._began) * 1000, 3) if self._began else 0.0,
-            approximate=self._group is None,
+            approximate=reading.approximate,
         )

@@ -239,7 +239,8 @@ class Attempts:
         if self._unwanted(remote_id):
             outcome = Outcome(reason=Reason.CANCELLED, detail="it was ended before its program began")
         else:
-            outcome = await self._runner.run(task_of(entry, resolved, slot, self.worker_id), bell, on_start)
+            task = task_of(entry, resolved, slot, self.worker_id, self._slots.gpus(slot))
+            outcome = await self._runner.run(task, bell, on_start)
         heard = self._entries[remote_id]  # with a cancel that came meanwhile
         by = STOPPED if self._stopping else UNLISTED if remote_id in self._unlisted else None
         entry = ended(heard, outcome, self._clock.now(), stopped=by, closed=self.closed)

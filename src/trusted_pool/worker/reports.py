@@ -37,6 +37,8 @@ def status_of(entry: Entry) -> WorkerStatus:
             exit_code=outcome.exit_code,
             signal=outcome.signal,
             interpreter_version=outcome.interpreter_version,
+            bytes_in=usage.bytes_in,
+            bytes_out=usage.bytes_out,
             approximate=usage.approximate,
         ),
     )

@@ -29,7 +29,7 @@ REMEMBERED = 256
 _log = logging.getLogger(__name__)
 
 
-def task_of(entry: Entry, resolved: Resolved, slot: int, worker_id: str) -> Task:
+def task_of(entry: Entry, resolved: Resolved, slot: int, worker_id: str, gpus: tuple[int, ...] = ()) -> Task:
     """Say to the sandbox what is to be run. The remote id is the task's key."""
     deadline = int((entry.started_at or entry.accepted_at) + resolved.timeout_s)
     return Task(
@@ -37,6 +37,7 @@ def task_of(entry: Entry, resolved: Resolved, slot: int, worker_id: str) -> Task
         slot=slot,
         manifest=resolved,
         inputs=entry.inputs,
+        gpus=gpus,
         env={
             "TRUSTED_POOL_JOB_ID": entry.job_id,
             "TRUSTED_POOL_ATTEMPT": str(entry.attempt),

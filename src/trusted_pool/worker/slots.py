@@ -2,7 +2,7 @@
 
 import msgspec
 
-from trusted_pool.core.request import Capacity, obstacles
+from trusted_pool.core.request import Capacity, fitting_gpus, obstacles
 from trusted_pool.ports.sandbox import Sandbox
 from trusted_pool.protocol.errors import BusyError, PoolError
 from trusted_pool.protocol.manifest import Resolved
@@ -23,6 +23,7 @@ class Slots:
         self._free = list(range(self.total))
         self._promised_mb: dict[int, int] = {}
         self._promised_disk_mb: dict[int, int] = {}
+        self._gpus: dict[int, tuple[int, ...]] = {}
 
     @property
     def taken(self) -> int:
@@ -39,13 +40,18 @@ class Slots:
         """Free a slot and what was promised with it."""
         self._promised_mb.pop(slot, None)
         self._promised_disk_mb.pop(slot, None)
+        self._gpus.pop(slot, None)
         self._free.append(slot)
+
+    def gpus(self, slot: int) -> tuple[int, ...]:
+        """Return the numbers of the GPUs that were promised with a slot."""
+        return self._gpus.get(slot, ())
 
     def promise(self, slot: int, resolved: Resolved) -> None:
         """Promise a job what it asks for.
 
         Raises:
-            BusyError: too little memory or disk is free just now.
+            BusyError: too little memory or disk is free just now, or too few GPUs.
             PoolError: 422, this worker could never run it.
         """
         # The pool may lay labels of its own over the worker's, so they are not judged here.
@@ -58,9 +64,9 @@ class Slots:
                 code="unplaceable",
                 hint="ask for less, or send it to another worker",
             )
-        has, taken = self.capacity.memory_mb, sum(self._promised_mb.values())
-        if has is not None and taken and taken + resolved.memory_mb > has:
-            raise BusyError(f"{has - taken} of {has} MB of memory are free", retry_after_s=RETRY_AFTER_S)
+        has, given = self.capacity.memory_mb, sum(self._promised_mb.values())
+        if has is not None and given and given + resolved.memory_mb > has:
+            raise BusyError(f"{has - given} of {has} MB of memory are free", retry_after_s=RETRY_AFTER_S)
         if self.capacity.disk_mb is not None and self._sandbox is not None:
             left = max(0, self._sandbox.disk_there_mb() - sum(self._promised_disk_mb.values()))
             if resolved.disk_mb > left:
@@ -69,5 +75,13 @@ class Slots:
                     hint="send it again later, or lower disk_mb in the manifest",
                     retry_after_s=RETRY_AFTER_S,
                 )
+        if request.gpus:
+            taken = {number for numbers in self._gpus.values() for number in numbers}
+            free = [number for number in fitting_gpus(request, self.capacity) if number not in taken]
+            if len(free) < request.gpus:
+                raise BusyError(
+                    f"{len(free)} gpus that fit are free; it asks for {request.gpus}", retry_after_s=RETRY_AFTER_S
+                )
+            self._gpus[slot] = tuple(sorted(free[: request.gpus]))
         self._promised_mb[slot] = resolved.memory_mb
         self._promised_disk_mb[slot] = resolved.disk_mb

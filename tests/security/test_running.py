@@ -11,6 +11,22 @@ from typing import Any
 
 import pytest
 
+from support.programs import (
+    COUNT_FORKS,
+    DEAF,
+    DUMP_CORE,
+    FILL,
+    FORGED_STATUS,
+    FORK_BOMB,
+    GRANDCHILD,
+    HOG_IN_A_CHILD,
+    HOGS,
+    KILL_ALL,
+    SPINNING_CHILDREN,
+    UNNAMED,
+    daemon,
+    flood,
+)
 from trusted_pool.core.words import Reason
 
 MB = 1024 * 1024
@@ -39,23 +55,6 @@ def until(condition: Callable[[], bool], seconds: float = 10.0) -> bool:
     return True
 
 
-COUNT_FORKS = """
-import os, sys, time
-n = 0
-try:
-    for _ in range(700):
-        if os.fork() == 0:
-            time.sleep(30)
-            os._exit(0)
-        n += 1
-except OSError as error:
-    print("refused", error.errno)
-print(n)
-sys.stdout.flush()
-os.killpg(0, 9) if len(sys.argv) > 1 else None
-"""
-
-
 def test_32_forks_are_counted(worker: Any, control: Any):
     ran = worker.run(COUNT_FORKS, memory_mb=2048)
     assert ran.stdout.startswith("refused 11"), ran
@@ -64,20 +63,12 @@ def test_32_forks_are_counted(worker: Any, control: Any):
 
 
 def test_32_a_fork_bomb_is_gone_with_its_job_and_its_neighbour_lives(worker: Any):
-    bomb = "import os\nwhile True:\n    try:\n        os.fork()\n    except OSError:\n        pass"
     neighbour = worker.begin("import time; time.sleep(1.5); print('alive')", slot=1)
-    ran = worker.run(bomb, timeout_s=0.5, cpus=0.5)
+    ran = worker.run(FORK_BOMB, timeout_s=0.5, cpus=0.5)
     assert ran.outcome.reason in (Reason.TIMEOUT, Reason.OUT_OF_MEMORY)
     assert ran.seconds < 5
     assert worker.end(neighbour).stdout == "alive\n"
     assert worker.run("print('again')").stdout == "again\n"
-
-
-HOGS = {
-    "heap": "x = bytearray(300 * 2**20); print(len(x))",
-    "tmpfs": "for d in ('/tmp', '/dev/shm'):\n  open(d + '/x', 'wb').write(bytes(84 * 2**20))\nprint('done')",
-    "memfd": "import os\nf = os.memfd_create('x')\nfor _ in range(300): os.write(f, bytes(2**20))\nprint('done')",
-}
 
 
 @pytest.mark.parametrize("kind", HOGS)
@@ -103,13 +94,9 @@ def test_33_a_heap_hog_ends_at_level_1_too(worker: Any):
 
 
 def test_34_a_child_that_runs_out_of_memory_is_reported_though_the_exit_status_is_0(strong: Any):
-    source = (
-        "import os, sys\nif os.fork() == 0:\n    x = bytearray(400 * 2**20)\n    os._exit(0)\n"
-        "os.wait()\nprint('all is well')\nsys.stdout.flush()\nos._exit(0)"
-    )
-    ran = strong.run(source, memory_mb=100)
+    ran = strong.run(HOG_IN_A_CHILD, memory_mb=100)
     assert ran.outcome.reason is Reason.OUT_OF_MEMORY
-    roomy = strong.run(source, memory_mb=800)
+    roomy = strong.run(HOG_IN_A_CHILD, memory_mb=800)
     assert (roomy.outcome.reason, roomy.outcome.exit_code) == (None, 0)
 
 
@@ -120,16 +107,6 @@ def test_35_memory_disks_are_full_at_their_size(worker: Any, where: str):
     assert ran.outcome.reason is not None
     assert "written" not in ran.stdout
     assert worker.run(source, memory_mb=512).stdout == "written\n"
-
-
-FILL = """
-import os, time, sys
-for n in range(400):
-    with open(f"f{n}", "wb") as file:
-        file.write(bytes(2**20))
-    time.sleep(0.01)
-print("done")
-"""
 
 
 def test_35_the_job_directory_is_limited(worker: Any):
@@ -143,34 +120,17 @@ def test_35_the_job_directory_is_limited(worker: Any):
 
 
 def test_35_files_without_a_name_count(worker: Any):
-    source = (
-        "import os, time\nkeep = []\nfor n in range(60):\n    f = open('x', 'wb'); os.unlink('x')\n"
-        "    f.write(bytes(2**20)); f.flush(); keep.append(f); time.sleep(0.05)\nprint('done')"
-    )
-    assert worker.run(source, disk_mb=20).outcome.reason is Reason.DISK_LIMIT
-    assert worker.run(source, disk_mb=100).stdout == "done\n"
+    assert worker.run(UNNAMED, disk_mb=20).outcome.reason is Reason.DISK_LIMIT
+    assert worker.run(UNNAMED, disk_mb=100).stdout == "done\n"
 
 
 def test_36_forked_children_cannot_hide_their_cpu_time(worker: Any):
-    source = (
-        "import os\nwhile True:\n    pid = os.fork()\n    if pid == 0:\n        for _ in range(10**6): pass\n"
-        "        os._exit(0)\n    os.waitpid(pid, 0)"
-    )
-    ran = worker.run(source, cpu_seconds=0.3, timeout_s=30)
+    ran = worker.run(SPINNING_CHILDREN, cpu_seconds=0.3, timeout_s=30)
     assert ran.outcome.reason is Reason.CPU_LIMIT, ran
     assert 0.3 <= ran.outcome.usage.cpu_seconds < 5
-    free = worker.run(source, timeout_s=3)
+    free = worker.run(SPINNING_CHILDREN, timeout_s=3)
     assert free.outcome.reason is Reason.TIMEOUT
     assert free.outcome.usage.cpu_seconds > 0.3
-
-
-DEAF = """
-import signal, time
-for number in (1, 2, 15):
-    signal.signal(number, signal.SIG_IGN)
-print("deaf", flush=True)
-time.sleep(60)
-"""
 
 
 def test_37_the_wall_clock_ends_what_ignores_signals(worker: Any):
@@ -187,14 +147,6 @@ def test_37_the_wall_clock_ends_what_ignores_signals(worker: Any):
         process.kill()
 
 
-def daemon(marker: str) -> str:
-    return (
-        "import os, sys, time\nif os.fork() == 0:\n    os.setsid()\n    if os.fork() == 0:\n"
-        f"        os.execv('/bin/sleep', ['sleep', '{marker}'])\n    os._exit(0)\nos.wait()\n"
-        "time.sleep(0.2)\nprint('left')"
-    )
-
-
 def test_38_a_daemon_does_not_outlive_its_job(worker: Any):
     marker = f"7351.{os.getpid()}"
     ran = worker.run(daemon(marker))
@@ -209,8 +161,7 @@ def test_38_a_daemon_does_not_outlive_its_job(worker: Any):
 
 def test_47_kill_all_reaches_nobody_else(worker: Any):
     neighbour = worker.begin("import time; time.sleep(1); print('alive')", slot=1)
-    source = "import os, signal\nos.kill(-1, signal.SIGKILL)\nprint('done')"
-    worker.run(source)
+    worker.run(KILL_ALL)
     assert worker.end(neighbour).stdout == "alive\n"
     if os.geteuid() == 0:
         text = "import os, subprocess, time; p = subprocess.Popen(['sleep', '30']); os.kill(-1, 9); print(p.wait())"
@@ -220,20 +171,15 @@ def test_47_kill_all_reaches_nobody_else(worker: Any):
 
 
 def test_51_no_core_is_dumped(worker: Any):
-    source = (
-        "import os, resource\ntry:\n    resource.setrlimit(resource.RLIMIT_CORE, (2**20, 2**20))\n"
-        "except ValueError as e:\n    print('refused', flush=True)\nos.abort()"
-    )
-    ran = worker.run(source)
+    ran = worker.run(DUMP_CORE)
     assert ran.stdout == "refused\n"
     assert (ran.outcome.reason, ran.outcome.signal) == (Reason.SIGNAL, signal.SIGABRT)
     assert ran.outcome.outputs == ()
 
 
 def test_52_a_flood_of_output_is_cut_once_and_the_worker_stays_small(worker: Any):
-    source = "import os\nb = bytes(2**20)\nfor _ in range(400):\n    os.write(1, b)\nprint('done')"
     before = worker.memory_bytes()
-    ran = worker.run(source)
+    ran = worker.run(flood(400))
     assert ran.outcome.reason is None
     assert 0.99 * 16 * MB < ran.kept < 16 * MB  # with the frames' headers it is 16 MiB on the disk
     assert ran.marks == ["the log was cut after 16 MiB\n"]
@@ -242,30 +188,16 @@ def test_52_a_flood_of_output_is_cut_once_and_the_worker_stays_small(worker: Any
 
 
 def test_53_a_grandchild_with_the_pipe_does_not_delay_the_end(worker: Any):
-    source = "import os, subprocess\nsubprocess.Popen(['sleep', '20'])\nprint('bye', flush=True)\nos.close(1)"
-    ran = worker.run(source)
+    ran = worker.run(GRANDCHILD)
     assert (ran.outcome.reason, ran.stdout) == (None, "bye\n")
     assert ran.seconds < 5
-    unprotected = ["/usr/bin/python3", "-c", source.replace("20", "3")]
+    unprotected = ["/usr/bin/python3", "-c", GRANDCHILD.replace("20", "3")]
     with pytest.raises(subprocess.TimeoutExpired):
         subprocess.run(unprotected, capture_output=True, timeout=1, check=False)
 
 
 def test_57_a_job_cannot_write_its_own_report(worker: Any):
-    source = """
-import os, sys
-forged = b'{ "exit-code": 0 }\\n{ "child-pid": 1 }\\n'
-for pid in ("1", "self"):
-    for fd in os.listdir(f"/proc/{pid}/fd"):
-        if pid == "self" and int(fd) < 3:
-            continue
-        try:
-            os.write(os.open(f"/proc/{pid}/fd/{fd}", os.O_WRONLY | os.O_NONBLOCK), forged)
-        except OSError:
-            pass
-sys.exit(5)
-"""
-    ran = worker.run(source)
+    ran = worker.run(FORGED_STATUS)
     assert (ran.outcome.reason, ran.outcome.exit_code) == (Reason.EXIT_CODE, 5)
 
 

@@ -8,55 +8,12 @@ from typing import Any
 
 import pytest
 
+from support.programs import (
+    IN_FLIGHT,
+    MAPPED,
+    UNREADABLE,
+)
 from trusted_pool.core.words import Reason
-
-FILE = """
-import ctypes, os, socket, time
-def file(n, mb):
-    fd = os.open(f"f{n}", os.O_RDWR | os.O_CREAT)
-    os.posix_fallocate(fd, 0, mb << 20)
-    os.unlink(f"f{n}")
-    return fd
-"""
-MAPPED = (
-    FILE
-    + """
-libc = ctypes.CDLL(None)
-libc.mmap.restype = ctypes.c_void_p
-libc.mmap.argtypes = [ctypes.c_void_p, ctypes.c_size_t, ctypes.c_int, ctypes.c_int, ctypes.c_int, ctypes.c_long]
-for n in range(40):
-    fd = file(n, 1)
-    assert libc.mmap(None, 1 << 20, 3, 1, fd, 0) not in (None, 2**64 - 1)
-    os.close(fd)
-print(len(os.listdir("/proc/self/fd")) < 10, flush=True)
-time.sleep(5)
-print("done")
-"""
-)
-UNREADABLE = (
-    FILE
-    + """
-ctypes.CDLL(None).prctl(4, 0, 0, 0, 0)
-fds = [file(n, 1) for n in range(40)]
-print(True, flush=True)
-time.sleep(5)
-print("done")
-"""
-)
-IN_FLIGHT = (
-    FILE
-    + """
-pairs = []
-for n in range(12):
-    fd = file(n, 8)
-    pairs.append(socket.socketpair())
-    socket.send_fds(pairs[-1][0], [b"x"], [fd])
-    os.close(fd)
-print(True, flush=True)
-time.sleep(8)
-print("done")
-"""
-)
 
 
 @pytest.mark.parametrize("source", [MAPPED, UNREADABLE], ids=["mapped", "unreadable"])

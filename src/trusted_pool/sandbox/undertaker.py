@@ -7,23 +7,35 @@ the end of the pipe it waits at means "go on".
 
 import os
 import subprocess
+import sys
 
 from trusted_pool.ports.sandbox import SandboxError
 
 #: Its input says what to look for, and then nothing: the kernel closes it when the worker is gone. For three seconds
-#: everything that has the mark in its command line is killed: a sandbox being built may show up late.
+#: every process is killed whose first word is the mark: a sandbox being built may show up late. A shell could not do
+#: it: a number may be another process's between looking and killing, where many come and go. A pidfd stays the same.
 _SCRIPT = """
-read -r mark || exit 0
-read -r word && exit 0
-n=0
-while [ $n -lt 30 ]; do
-    for file in $(printf '%s\\n' "$mark" | grep -lsaF -f - /proc/[0-9]*/cmdline); do
-        pid=${file#/proc/}
-        kill -9 "${pid%/cmdline}" 2>/dev/null
-    done
-    n=$((n + 1))
-    sleep 0.1
-done
+import os, signal, sys, time
+mark = sys.stdin.buffer.readline().rstrip(b"\\n") + b"\\0"
+if len(mark) < 9 or sys.stdin.buffer.read():
+    sys.exit()
+def marked(pid):
+    try:
+        with open(f"/proc/{pid}/cmdline", "rb") as file:
+            return file.read(len(mark)) == mark
+    except OSError:
+        return False
+for _ in range(30):
+    for pid in filter(str.isdigit, os.listdir("/proc")):
+        if marked(pid):
+            try:
+                fd = os.pidfd_open(int(pid))
+                if marked(pid):
+                    signal.pidfd_send_signal(fd, signal.SIGKILL)
+                os.close(fd)
+            except OSError:
+                pass
+    time.sleep(0.1)
 """
 
 
@@ -33,18 +45,7 @@ class Undertaker:
     def __init__(self, name: str) -> None:
         """`name`: the worker's own. Raises SandboxError."""
         self.mark = f"trusted-pool-sandbox:{name}:{os.getpid()}"
-        try:
-            self._process = subprocess.Popen(
-                ["/bin/sh", "-c", _SCRIPT],
-                stdin=subprocess.PIPE,
-                stdout=subprocess.DEVNULL,
-                stderr=subprocess.DEVNULL,
-                env={"PATH": "/usr/bin:/bin"},
-                cwd="/",
-                start_new_session=True,  # what is sent to the worker's whole group is not sent to it
-            )
-        except OSError as error:
-            raise SandboxError(f"/bin/sh cannot be started: {error.strerror}") from None
+        self._process = _start()
         if self._process.stdin is not None:
             self._process.stdin.write(self.mark.encode() + b"\n")
             self._process.stdin.flush()
@@ -52,3 +53,22 @@ class Undertaker:
     def close(self) -> None:
         """Dismiss it: no sandbox is left. Blocks for a moment."""
         self._process.communicate(b"done\n")
+
+
+def _start() -> "subprocess.Popen[bytes]":
+    """Start it with our own Python, or with the system's where ours cannot be started any more."""
+    words = ""
+    for python in (sys.executable, "/usr/bin/python3"):
+        try:
+            return subprocess.Popen(
+                [python, "-I", "-S", "-c", _SCRIPT],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.DEVNULL,
+                stderr=subprocess.DEVNULL,
+                env={},
+                cwd="/",
+                start_new_session=True,  # what is sent to the worker's whole group is not sent to it
+            )
+        except OSError as error:
+            words = words or f"{python} cannot be started: {error.strerror}"
+    raise SandboxError(words)

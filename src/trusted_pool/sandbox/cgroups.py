@@ -23,6 +23,7 @@ from trusted_pool.ports.sandbox import SandboxError
 PERIOD_US = 100_000
 #: How long the processes of a killed group may take to go. They are gone in milliseconds.
 GONE_WITHIN_S = 10.0
+_AT_ONCE = 100  #: descriptors of processes that are held at a time
 
 
 class GroupLimits(msgspec.Struct, frozen=True, kw_only=True):
@@ -162,10 +163,22 @@ def kill_all(directories: Iterable[Path], *, spare: int = 0) -> None:
                 raise SandboxError(f"processes {left[:10]} in {directory} cannot be killed")
             if (directory / "cgroup.kill").exists():
                 write(directory / "cgroup.kill", "1")
-            for pid in left:
-                with contextlib.suppress(ProcessLookupError, PermissionError):
-                    os.kill(pid, signal.SIGKILL)
+            for start in range(0, len(left), _AT_ONCE):
+                _kill(directory, left[start : start + _AT_ONCE])
             time.sleep(0.002)
+
+
+def _kill(directory: Path, pids: list[int]) -> None:
+    """Kill processes of a group. A number may be another process's by now: what is held on to is looked up again."""
+    with contextlib.ExitStack() as stack:
+        held = {}
+        for pid in pids:
+            with contextlib.suppress(ProcessLookupError):
+                held[pid] = os.pidfd_open(pid)
+                stack.callback(os.close, held[pid])
+        for pid in held.keys() & set(processes(directory)):
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                signal.pidfd_send_signal(held[pid], signal.SIGKILL)
 
 
 def remove(directory: Path) -> None:

@@ -18,6 +18,8 @@ from typing import Any
 import msgspec
 import pytest
 
+from support.arena import Arena
+from support.arena import arena as open_arena
 from trusted_pool.core.job import InputFile, Outcome
 from trusted_pool.core.request import Capacity
 from trusted_pool.ports.sandbox import Task
@@ -244,3 +246,12 @@ def bare(source: str, **options: Any) -> subprocess.CompletedProcess[str]:
 def control() -> Any:
     """The function `bare`."""
     return bare
+
+
+@pytest.fixture(scope="session", params=["root", "ordinary user"])
+def arena(request: pytest.FixtureRequest, _bubblewrap: None) -> Iterator[Arena]:
+    """A pool whose worker runs as root, and one whose worker is an ordinary user's in groups delegated to it."""
+    if request.param == "root" and os.geteuid() != 0:
+        pytest.skip("needs to be root")
+    with open_arena(request.param) as found:
+        yield found

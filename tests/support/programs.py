@@ -193,6 +193,16 @@ CALLS: list[tuple[Any, ...]] = [
 ]
 HARMLESS = [("getpid", 39), ("socket_unix", 41, 1, 1, 0), ("dup", 32, 1)]
 INTERFACES = "print(sorted(line.split(':')[0].strip() for line in open('/proc/net/dev') if ':' in line))"
+#: The machine's own services, and the address that tells virtual machines their secrets.
+NETWORK = """
+import socket
+for address in (("127.0.0.1", PORT), ("169.254.169.254", 80)):
+    try:
+        socket.create_connection(address, 2)
+        print("connected", address)
+    except OSError as error:
+        print("refused", error.errno)
+"""
 KERNEL = """
 import os
 for path in ("/proc/sys/kernel/core_pattern", "/proc/sysrq-trigger", "/proc/sys/kernel/hostname"):
@@ -308,3 +318,133 @@ time.sleep(8)
 print("done")
 """
 )
+#: Opens the memory of the sandbox's first process and writes over all that may be written, after using processor time.
+SMASH_INIT = """
+import os, time
+begun = time.process_time()
+while time.process_time() - begun < 0.4:
+    pass
+print("begun", flush=True)
+memory = os.open("/proc/1/mem", os.O_RDWR)
+for line in open("/proc/1/maps"):
+    area, modes = line.split()[:2]
+    start, end = (int(part, 16) for part in area.split("-"))
+    if start < 2**47 and ("w" in modes or "x" in modes):
+        try:
+            os.pwrite(memory, b"\\xcc" * (end - start), start)
+        except OSError:
+            pass
+print("smashed", flush=True)
+time.sleep(20)
+"""
+MANY_FILES = "import os\nfor n in range({count}):\n    os.close(os.open(f'{place}/{{n}}', os.O_CREAT | os.O_WRONLY))"
+#: More descriptors than a process may have, for as long as somebody may look.
+OPEN_FILES = """
+import os, time
+fds = []
+try:
+    for _ in range(5000):
+        fds.append(os.dup(0))
+except OSError as error:
+    print("refused", error.errno, len(fds) + 3 < 4200, flush=True)
+time.sleep(2.5)
+raise SystemExit(7)
+"""
+LONG_FILE = """
+import os
+try:
+    os.truncate(os.open("sparse", os.O_CREAT | os.O_WRONLY), 2**40)
+    print("made it")
+except OSError as error:
+    print("refused", error.errno)
+for n in range(3):
+    os.truncate(os.open(f"large{n}", os.O_CREAT | os.O_WRONLY), 16 * 2**20)
+"""
+#: Goes on after its program's end: a file that is one moment a file and the next a link, and one that grows.
+RESTLESS = """
+import os, time
+if os.fork() == 0:
+    os.setsid()
+    if os.fork() == 0:
+        grown = open("grown.bin", "wb", buffering=0)
+        while True:
+            grown.write(b"x" * 1000)
+            open("next", "w").write("mine")
+            os.rename("next", "swapped.txt")
+            os.symlink("SECRET", "next")
+            os.rename("next", "swapped.txt")
+    os._exit(0)
+os.wait()
+while not os.path.lexists("swapped.txt"):
+    time.sleep(0.01)
+"""
+NESTED = """
+import os
+for _ in range(10_000):
+    os.mkdir("d")
+    os.chdir("d")
+print("nested")
+"""
+#: Tries everything that would change what it was only lent, and says what worked.
+CHANGE_WHAT_IS_LENT = """
+import ctypes, mmap, os
+place = os.environ["TRUSTED_POOL_BIND_DATASET"]
+print(sorted(os.listdir(place)), open(place + "/data.txt").read(), os.environ["TRUSTED_POOL_BIND_TOOLS"])
+libc = ctypes.CDLL(None, use_errno=True)
+def fd_of(flags):
+    return os.open(place + "/data.txt", flags)
+def again(path):
+    if libc.mount(b"none", path.encode(), None, 32 | 4096, None) != 0:  # remount, bind: writable
+        raise OSError(ctypes.get_errno(), path)
+tries = {
+    "open": lambda: fd_of(os.O_WRONLY),
+    "through proc": lambda: os.open(f"/proc/self/fd/{fd_of(os.O_RDONLY)}", os.O_RDWR),
+    "create": lambda: open(place + "/new", "w"),
+    "truncate": lambda: os.truncate(place + "/data.txt", 0),
+    "mode": lambda: os.chmod(place + "/data.txt", 0),
+    "mode by descriptor": lambda: os.fchmod(fd_of(os.O_RDONLY), 0),
+    "owner": lambda: os.chown(place + "/data.txt", 1000, 1000),
+    "time": lambda: os.utime(place + "/data.txt"),
+    "attribute": lambda: os.setxattr(place + "/data.txt", "user.canary", b"x"),
+    "rename": lambda: os.rename(place + "/data.txt", place + "/gone.txt"),
+    "unlink": lambda: os.unlink(place + "/data.txt"),
+    "remove": lambda: os.unlink(place + "/sub/more.txt"),
+    "link in": lambda: os.link("main.py", place + "/main.py"),
+    "link out": lambda: os.link(place + "/data.txt", "/job/linked.txt"),
+    "map": lambda: mmap.mmap(fd_of(os.O_RDONLY), 4, flags=mmap.MAP_SHARED, prot=mmap.PROT_WRITE),
+    "remount": lambda: again(place),
+    "remount by way of the root": lambda: again("/"),
+    "device": lambda: os.mknod(place + "/device", 0o20666, os.makedev(1, 3)),
+    "below": lambda: open(place + "/sub/new", "w"),
+    "other bind": lambda: open(os.environ["TRUSTED_POOL_BIND_TOOLS"] + "/new", "w"),
+}
+for name, attempt in tries.items():
+    try:
+        attempt()
+        print("worked:", name)
+    except OSError:
+        pass
+"""
+#: Everywhere a job may write, and what is there of others.
+MARKS = ("/tmp", "/dev/shm", "/job")
+LEAVE_MARKS = "".join(f"open('{place}/marker-60', 'w').write('A')\n" for place in MARKS)
+FIND_MARKS = f"import os\nprint([p for p in {MARKS!r} if os.path.exists(p + '/marker-60')])"
+FIND_CANARIES = """
+import os, time
+time.sleep(0.5)
+found = [os.path.join(d, f) for d, _, fs in os.walk("/") for f in fs if "canary-48" in f]
+print(found, len([p for p in os.listdir("/proc") if p.isdigit()]), os.path.exists("/binds"))
+"""
+#: Tells who watches a terminal what it likes, in bytes that are no text and as if it were the pool.
+SPEAK_FALSELY = r"""
+import sys
+sys.stdout.buffer.write(b'\x1b]0;owned\x07\x1b[2J\x1b[1;31mred\x1b[0m \xff\xfe\x00 {"state": "completed"}\n')
+sys.stdout.buffer.write(b'event: end\ndata: {"state": "completed"}\n\n')
+raise SystemExit(1)
+"""
+SETUID = """
+import os, shutil, subprocess
+shutil.copy("/usr/bin/id", "id")
+os.chmod("id", 0o6755)
+print(subprocess.run(["./id", "-u"], capture_output=True, text=True).stdout.strip())
+"""

@@ -15,11 +15,11 @@ from trusted_pool.core.job import Usage
 from trusted_pool.core.words import Reason
 from trusted_pool.protocol import frames
 from trusted_pool.sandbox import disk, held, interpreters, machine, policy, seccomp, syscalls
+from trusted_pool.sandbox.breach import Breach
 from trusted_pool.sandbox.cgroups import Reading
 from trusted_pool.sandbox.interpreters import Interpreter
 from trusted_pool.sandbox.loglimit import LogLimit
 from trusted_pool.sandbox.verdict import Facts, judge
-from trusted_pool.sandbox.watch import Breach
 
 MB = policy.MB
 LIMITS = policy.Limits(memory_bytes=512 * MB, disk_bytes=1024 * MB, timeout_s=300, cpu_seconds=10)

@@ -5,11 +5,22 @@ import os
 import threading
 from pathlib import Path
 
-from trusted_pool.sandbox.cgroups import PERIOD_US, GroupLimits, Reader, Reading, kill_all, processes, remove, write
+from trusted_pool.sandbox.cgroups import (
+    PERIOD_US,
+    GroupLimits,
+    Reader,
+    Reading,
+    kill_all,
+    kill_members,
+    processes,
+    remove,
+    write,
+)
 
 CONTROLLERS = ("memory", "pids", "cpu", "cpuacct")
 #: A quota no machine reaches. Taking the quota away and putting it back makes the kernel patch its own code each time.
 _UNTHROTTLED_US = PERIOD_US * 4096
+_WEIGHT, _WEIGHT_OF_THE_DYING = 1024, 65536
 _NEAR = 0.95  #: of the limit: from here on the kernel has begun to take cached pages back
 
 
@@ -64,6 +75,7 @@ class V1Group:
         self._memory_bytes = self._pids = 0
         self._memsw = (paths["memory"] / "memory.memsw.limit_in_bytes").exists()
         self._quota_us = 0
+        self._weight = _WEIGHT
         self._task_quota_us = _UNTHROTTLED_US
         self._files = {
             "usage": Reader(paths["memory"] / "memory.usage_in_bytes"),
@@ -90,6 +102,7 @@ class V1Group:
         """Set limits, reset the peak, remember the counters that only grow."""
         # A thread of ours lives here; it must never be the one that waits for the next period.
         self._set_quota(_UNTHROTTLED_US)
+        self._set_weight(_WEIGHT)
         values = settings(limits)
         self._task_quota_us = int(values["cpu.cfs_quota_us"])
         if self._memory_bytes != limits.memory_bytes:
@@ -114,6 +127,12 @@ class V1Group:
         if quota_us != self._quota_us:
             write(self._paths["cpu"] / "cpu.cfs_quota_us", str(quota_us))
             self._quota_us = quota_us
+
+    def _set_weight(self, weight: int) -> None:
+        """Set how much of the processors it gets beside others: what dies needs little, and at once."""
+        if weight != self._weight:
+            write(self._paths["cpu"] / "cpu.shares", str(weight))
+            self._weight = weight
 
     def _counters(self) -> tuple[int, int, int]:
         files = self._files
@@ -149,6 +168,11 @@ class V1Group:
     def pids(self) -> list[int]:
         """Return the processes; never our own."""
         return [pid for pid in processes(self._paths["pids"]) if pid != os.getpid()]
+
+    def kill(self, spare: int) -> None:
+        """Kill every process that is there now, but `spare`, and never our own."""
+        self._set_weight(_WEIGHT_OF_THE_DYING)
+        kill_members(lambda: processes(self._paths["pids"]), {spare, os.getpid()})
 
     def end(self) -> None:
         """Kill what is left."""

@@ -15,11 +15,14 @@ import msgspec
 from trusted_pool.ports.sandbox import OnLog
 from trusted_pool.protocol import frames
 from trusted_pool.sandbox import proc
+from trusted_pool.sandbox.cgroups import kill_members
 from trusted_pool.sandbox.slots import Slot
 
 _CHUNK = 64 * 1024
 #: How long bubblewrap may take from its start to the point where it waits for our word, and to die when killed.
 READY_WITHIN_S = 30.0
+#: How long after a kill the processes that are still there are killed one by one, and again.
+STRIKE_EVERY_S = 0.03
 _STATUS_CAP = 64 * 1024
 _STATUS = 0  #: the stream of bubblewrap's own reports
 _T = TypeVar("_T")
@@ -61,7 +64,7 @@ class Program:
     """
 
     def __init__(self, slot: Slot, on_log: OnLog) -> None:
-        self._slot = slot
+        self.slot = slot
         self._on_log = on_log
         self._loop = asyncio.get_running_loop()
         self._init: asyncio.Future[int] = self._loop.create_future()  #: the pid of the sandbox's init
@@ -73,6 +76,7 @@ class Program:
         self._first_words = b""
         self._bwrap: subprocess.Popen[bytes] | None = None
         self._killed = False
+        self._striking: asyncio.TimerHandle | None = None
         self._buried = False  #: nothing of it is left; the slot and its group may be another program's
         self._open: dict[int, int] = {}  #: fds that are read: fd → stream
         self.running = False  #: the program was let go
@@ -101,7 +105,7 @@ class Program:
                         os.write(go_write, b"1")
             else:
                 _signal(self._bwrap_pidfd, signal.SIGKILL)
-            await self._exited
+            await asyncio.shield(self._exited)  # a cancel must not reach it: the burial waits for it too
         finally:
             # The end of this pipe means "go on" to bubblewrap: everything must be dead before it is closed.
             await settled(self._bury())
@@ -128,7 +132,7 @@ class Program:
             argv = [launch.mark, "--args", str(options_fd), "--json-status-fd", str(status_fd)]
             argv += ["--block-fd", str(go_read), "--", *launch.argv]
             passed = (status_fd, go_read, options_fd, *filters)
-            self._bwrap = await self._slot.start_program(
+            self._bwrap = await self.slot.start_program(
                 launch.bwrap, argv, stdout=pipes[0][1], stderr=pipes[1][1], pass_fds=passed
             )
         finally:
@@ -164,8 +168,8 @@ class Program:
         try:
             _limit(init, launch.rlimits)
         except PermissionError:  # root without CAP_SYS_RESOURCE, in a container; the slot's thread is of the same user
-            await self._slot.call(functools.partial(_limit, init, launch.rlimits))
-        group = self._slot.group
+            await self.slot.call(functools.partial(_limit, init, launch.rlimits))
+        group = self.slot.group
         if group is not None:
             if group.joins:
                 await asyncio.to_thread(group.join, init)
@@ -191,11 +195,13 @@ class Program:
             self.kill()
             if self._init_pidfd >= 0:
                 await self._end_of(self._init_pidfd)
-            await self._exited
+            await asyncio.shield(self._exited)
             # The numbers are somebody else's as soon as they are closed: nobody may signal them any more.
             held = (self._init_pidfd, self._bwrap_pidfd)
             self._init_pidfd = self._bwrap_pidfd = -1
             self._buried = True
+            if self._striking is not None:
+                self._striking.cancel()
             for fd in held:
                 if fd >= 0:
                     with contextlib.suppress(ChildProcessError):  # another process is its parent
@@ -250,12 +256,29 @@ class Program:
         self._killed = True
         if self._buried:
             return
-        if self._slot.group is not None:
-            self._slot.group.unthrottle()
+        if self.slot.group is not None:
+            self.slot.group.unthrottle()
         if self._init_pidfd >= 0:
             _signal(self._init_pidfd, signal.SIGKILL)
         elif self._bwrap_pidfd >= 0 and self._init.done():
             _signal(self._bwrap_pidfd, signal.SIGKILL)
+        if self._striking is None:
+            self._striking = self._loop.call_later(STRIKE_EVERY_S, self._strike)
+
+    def _strike(self) -> None:
+        """Kill each process by itself too.
+
+        The init takes all others with it, but it has to be given the processor for that, and hundreds that never rest
+        stand before it. Those that are killed already do nothing with their turn but go.
+        """
+        init, bwrap = self.init, self._bwrap
+        if self._buried or init is None or bwrap is None:
+            return
+        if self.slot.group is not None:
+            self.slot.group.kill(spare=bwrap.pid)
+        else:
+            kill_members(lambda: proc.tree(init), ())
+        self._striking = self._loop.call_later(STRIKE_EVERY_S, self._strike)
 
     def terminate(self) -> None:
         """Ask the program itself to end: SIGTERM to the first process below the init."""

@@ -107,18 +107,19 @@ class Runner:
         log = LogLimit(on_log, self._log_limit_bytes)
         program = Program(slot, log)
         watch = Watch(program, group, limits, self._room, command.dir_fd)
-        watching: list[asyncio.Task[None]] = []
+        watching: list[asyncio.Future[None]] = []
 
         async def starting() -> None:
             await on_start(Run(program, watch, log))
             watch.begin()
-            watching.append(asyncio.ensure_future(watch.look_on()))
+            watching.extend(asyncio.ensure_future(loop) for loop in watch.loops())
 
         try:
             ended = await program.run(self._launch(made, command), starting)
         finally:
             for task in watching:
                 task.cancel()
+            for task in watching:
                 with contextlib.suppress(asyncio.CancelledError):
                     await task
             watch.end()
@@ -136,9 +137,9 @@ class Runner:
             usage=watch.usage(reading),
             limits=limits,
             seen=Seen(
-                open_files=watch.open_files,
+                open_files=watch.disk.open_files,
                 processes=watch.processes,
-                largest_file_bytes=watch.largest,
+                largest_file_bytes=watch.disk.largest,
                 log_bytes=log.written,
                 log_kept_bytes=log.kept,
                 log_limit_bytes=log.limit_bytes,

@@ -63,6 +63,10 @@ class Slot:
         self.group = group
         self.stage: str | None = None  #: where `Bind`s are in the thread's mount namespace; None: nothing was staged
         self._thread = OwnThread(f"slot-{number}")
+        #: For looking at what runs, each started when it is needed first. Who looks at the processes of a job may have
+        #: to wait for them; that must be nobody else's thread.
+        self.counting = OwnThread(f"count-{number}")
+        self.looking = OwnThread(f"look-{number}")
 
     async def start(self, binds: Sequence[Bind]) -> None:
         """Give everything up. Raises SandboxError."""
@@ -137,7 +141,8 @@ class Slot:
 
     async def close(self) -> None:
         """End the thread, then remove the group."""
-        self._thread.close()
+        for thread in (self.counting, self.looking, self._thread):
+            thread.close()
         await asyncio.to_thread(self._thread.join)
         if self.group is not None:
             await asyncio.to_thread(self.group.close)

@@ -12,29 +12,46 @@ import sys
 from trusted_pool.ports.sandbox import SandboxError
 
 #: Its input says what to look for, and then nothing: the kernel closes it when the worker is gone. For three seconds
-#: every process is killed whose first word is the mark: a sandbox being built may show up late. A shell could not do
-#: it: a number may be another process's between looking and killing, where many come and go. A pidfd stays the same.
+#: everything is killed whose first word is the mark, and all below it: a sandbox being built may show up late, and the
+#: first process of one may have to wait long for its turn to take the others with it. What is to be killed is held on
+#: to and looked up again: where many come and go, a number may be another process's by then. Only what is called
+#: bwrap is asked for its command line, which a process that never rests could keep it waiting for.
 _SCRIPT = """
 import os, signal, sys, time
 mark = sys.stdin.buffer.readline().rstrip(b"\\n") + b"\\0"
 if len(mark) < 9 or sys.stdin.buffer.read():
     sys.exit()
-def marked(pid):
-    try:
-        with open(f"/proc/{pid}/cmdline", "rb") as file:
-            return file.read(len(mark)) == mark
-    except OSError:
-        return False
-for _ in range(30):
+def doomed():
+    below, found = {}, []
     for pid in filter(str.isdigit, os.listdir("/proc")):
-        if marked(pid):
+        try:
+            with open(f"/proc/{pid}/stat", "rb") as file:
+                name, _, rest = file.read().partition(b"(")[2].rpartition(b")")
+            below.setdefault(rest.split()[1].decode(), []).append(pid)
+            if name == b"bwrap":
+                with open(f"/proc/{pid}/cmdline", "rb") as file:
+                    if file.read(len(mark)) == mark:
+                        found.append(pid)
+        except (OSError, IndexError):
+            pass
+    for pid in found:
+        found += [child for child in below.get(pid, ()) if child not in found]
+    return found
+for _ in range(30):
+    held = {}
+    for pid in doomed()[:500]:
+        try:
+            held[pid] = os.pidfd_open(int(pid))
+        except OSError:
+            pass
+    for pid in doomed() if held else ():
+        if pid in held:
             try:
-                fd = os.pidfd_open(int(pid))
-                if marked(pid):
-                    signal.pidfd_send_signal(fd, signal.SIGKILL)
-                os.close(fd)
+                signal.pidfd_send_signal(held[pid], signal.SIGKILL)
             except OSError:
                 pass
+    for fd in held.values():
+        os.close(fd)
     time.sleep(0.1)
 """
 

@@ -6,9 +6,9 @@ import msgspec
 
 from trusted_pool.core.job import Outcome, Usage
 from trusted_pool.core.words import Reason
+from trusted_pool.sandbox.breach import Breach
 from trusted_pool.sandbox.cgroups import Reading
 from trusted_pool.sandbox.policy import MB, Limits
-from trusted_pool.sandbox.watch import Breach
 
 _SIGNAL_BASE = 128
 _LAST_SIGNAL = 31

@@ -2,47 +2,22 @@
 
 import asyncio
 import time
-
-import msgspec
+from collections.abc import Awaitable
 
 from trusted_pool.core.job import Usage
 from trusted_pool.core.words import Reason
-from trusted_pool.sandbox import disk, held, memory_disks, proc
+from trusted_pool.sandbox import memory_disks, proc
+from trusted_pool.sandbox.breach import Breach
 from trusted_pool.sandbox.cgroups import Group, Reading
+from trusted_pool.sandbox.disk_watch import DiskWatch
 from trusted_pool.sandbox.owner import Owner
 from trusted_pool.sandbox.policy import Limits
-from trusted_pool.sandbox.program import Program, settled
-from trusted_pool.sandbox.room import Account, Room
+from trusted_pool.sandbox.program import Program
+from trusted_pool.sandbox.room import Room
 
 #: The first look comes soon, so that short jobs are still measured where no kernel counter remembers them.
 FIRST_LOOK_S = 0.05
 LOOK_EVERY_S = 0.25
-#: The disk is looked at at most this often, and never takes more than a tenth of the time.
-DISK_EVERY_S = 1.0
-_HIDDEN = "it made a directory unreadable, so that its files could not be counted"
-
-
-class Breach(msgspec.Struct, frozen=True, kw_only=True):
-    """The limit that ended a program, and what was seen. `words`: why, when it is not the plain limit."""
-
-    reason: Reason
-    seen: float = 0.0
-    words: str = ""
-    limit: str = ""  #: its name, where the reason alone does not tell it
-
-
-class _Seen(msgspec.Struct, frozen=True):
-    """What one look at the disk found."""
-
-    use: disk.DiskUse
-    held: held.Held
-    memory: memory_disks.MemoryDisks
-    free: int  #: bytes of the whole file system
-
-    @property
-    def bytes(self) -> int:
-        """What the program takes, as far as it can be counted."""
-        return self.use.bytes + self.held.bytes
 
 
 class Watch:
@@ -53,34 +28,33 @@ class Watch:
         self._program = program
         self._group = group
         self._limits = limits
-        self._directory = directory
-        self._room = room
-        self._account: Account | None = None
-        self._devices: frozenset[int] = frozenset()
         self._peak = 0
         self._cpu = 0.0
         self._began = 0.0
         self._ended = 0.0
         self._timer: asyncio.TimerHandle | None = None
+        self.disk = DiskWatch(program, limits, room, directory, self._passed)
         self.breach: Breach | None = None
-        self.open_files = 0  #: the most that a process was seen to have open
         self.processes = 0  #: the most that were seen, where no kernel counts those that were refused
-        self.largest = 0  #: the longest file that was left, in bytes
 
-    def ending_for(self, reason: Reason, seen: float = 0.0, words: str = "", limit: str = "") -> None:
+    def ending_for(self, reason: Reason, seen: float = 0.0, words: str = "") -> None:
         """Note why the program is to end; the first reason stands."""
         if self.breach is None:
-            self.breach = Breach(reason=reason, seen=seen, words=words, limit=limit)
+            self.breach = Breach(reason=reason, seen=seen, words=words)
 
-    def end_for(self, reason: Reason, seen: float = 0.0, words: str = "", limit: str = "") -> None:
+    def end_for(self, reason: Reason, seen: float = 0.0, words: str = "") -> None:
         """Kill the program for a reason."""
-        self.ending_for(reason, seen, words, limit)
+        self._passed(Breach(reason=reason, seen=seen, words=words))
+
+    def _passed(self, breach: Breach) -> None:
+        if self.breach is None:
+            self.breach = breach
         self._program.kill()
 
     def begin(self) -> None:
         """Let the wall clock run. It is a timer of its own: no look that fails can stop it."""
         self._began = time.monotonic()
-        self._account = self._room.enter(self, self._limits.disk_bytes)
+        self.disk.begin()
         self._timer = asyncio.get_running_loop().call_later(self._limits.timeout_s, self._timeout)
 
     def end(self) -> None:
@@ -88,33 +62,26 @@ class Watch:
         self._ended = time.monotonic()
         if self._timer is not None:
             self._timer.cancel()
-        if self._account is not None:
-            self._room.leave(self._account)
-            self._account = None
+        self.disk.end()
 
-    def over_room(self, seen: int, words: str) -> None:
-        """Kill the program: the disk is nearly full, and not by what can be counted."""
-        self.end_for(Reason.DISK_LIMIT, seen, words, "disk_mb")
+    def loops(self) -> list[Awaitable[None]]:
+        """Return what looks at the program until cancelled, each by itself: none has to wait for another."""
+        return [self._guarded(each) for each in (self._look_on(), self.disk.count_on(), self.disk.hold_on())]
 
-    async def look_on(self) -> None:
-        """Look until cancelled. A program that cannot be looked at any more is ended; this raises nothing else."""
+    async def _guarded(self, loop: Awaitable[None]) -> None:
+        """A program that cannot be looked at any more is ended; this raises nothing else than a cancel."""
         try:
-            await self._look_on()
+            await loop
         except Exception as error:  # noqa: BLE001 - whatever it is, nobody would hold the limits from here on
             words = f"the worker could not measure it any more, so it was killed: {error or type(error).__name__}"
             self.end_for(Reason.SANDBOX_FAILED, words=words)
 
     async def _look_on(self) -> None:
-        disk_due = self._began + LOOK_EVERY_S
         pause = FIRST_LOOK_S
         while True:
             await asyncio.sleep(pause)
             pause = LOOK_EVERY_S
             self._look()
-            now = time.monotonic()
-            if now >= disk_due:
-                self._judge_disk(await settled(asyncio.to_thread(self._count_disk)))
-                disk_due = time.monotonic() + max(DISK_EVERY_S, 10 * (time.monotonic() - now))
 
     def _timeout(self) -> None:
         self.end_for(Reason.TIMEOUT, self._limits.timeout_s)
@@ -140,60 +107,13 @@ class Watch:
             return Reading(cpu_seconds=self._cpu, memory_bytes=now, memory_peak_bytes=self._peak, approximate=True)
         return Reading(cpu_seconds=self._cpu, memory_peak_bytes=self._peak, approximate=True)
 
-    def _count_disk(self) -> _Seen:
-        """Count, in another thread: numbers alone. They are judged where the program's end is known."""
-        limits = self._limits
-        init = self._program.init
-
-        def going() -> bool:
-            return self._program.init is not None
-
-        use = disk.use_of(self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files, going=going)
-        self._devices = self._devices or held.devices(self._directory)
-        if init is None:
-            return _Seen(use, held.Held(), memory_disks.MemoryDisks(), self._room.free())
-        found = held.held_by(proc.tree(init), self._devices, going)
-        memory = memory_disks.use_of(init)
-        if not going():  # its number may be another process's by now
-            memory = memory_disks.MemoryDisks()
-        return _Seen(use, found, memory, self._room.free())
-
-    def _judge_disk(self, seen: _Seen) -> None:
-        self.open_files = max(self.open_files, seen.held.open_files)
-        breach = self._over(seen.use, seen.held.bytes, seen.memory.files)
-        if breach is not None:
-            self.end_for(breach.reason, breach.seen, breach.words, breach.limit)
-        elif seen.use.hidden:
-            self.end_for(Reason.DISK_LIMIT, seen.bytes, _HIDDEN, "disk_mb")
-        elif self._account is not None:
-            self._account.explained, self._account.unseen = seen.bytes, seen.held.unseen
-            self._room.judge(seen.free)
-
-    def _over(self, use: disk.DiskUse, held: int = 0, more_files: int = 0) -> Breach | None:
-        """Say which limit of files was passed."""
-        limits = self._limits
-        if use.bytes + held > limits.disk_bytes:
-            return Breach(reason=Reason.DISK_LIMIT, seen=use.bytes + held, limit="disk_mb")
-        if use.files + more_files > limits.files:
-            return Breach(reason=Reason.DISK_LIMIT, seen=use.files + more_files, limit="files")
-        if use.too_deep:
-            return Breach(reason=Reason.DISK_LIMIT, seen=disk.MAX_DEPTH, limit="directory_depth")
-        return None
-
     async def last_look(self, owner: Owner) -> None:
-        """After the end: a short program may have gone beyond a limit between two looks.
-
-        `owner` reads the directory: it may make readable what the program hid.
-        """
+        """After the end: a short program may have gone beyond a limit between two looks."""
         reading = self.reading()
         limits = self._limits
-        use = await owner.call(
-            disk.use_of, self._directory, stop_bytes=limits.disk_bytes, stop_files=limits.files, permit=True
-        )
-        self.largest = use.largest
+        over = await self.disk.last_look(owner)
         if self.breach is not None:
             return
-        over = self._over(use)
         if reading.oom_kills:
             self.breach = Breach(reason=Reason.OUT_OF_MEMORY, seen=reading.memory_peak_bytes)
         elif over is not None:

@@ -1,7 +1,7 @@
 """One pool on which hostile jobs run side by side, and beside them neighbours that must not notice.
 
-A neighbour's work is twenty short sleeps with a little of everything between them. So its time is that of its sleeps,
-whoever else uses the processors, and grows only when something it needs is not to be had.
+A neighbour's work is ten sleeps with a little of everything between them. So its time is that of its sleeps, whoever
+else uses the processors, and grows only when something it needs is not to be had.
 """
 
 import contextlib
@@ -25,23 +25,23 @@ from support.real_pool import RealPool, RealWorker, until
 ATTACKERS, NEIGHBOURS = 4, 2
 #: For the end of one attack, on a machine that does much else.
 PATIENCE_S = 200.0
-ALONE = 3  #: neighbours that run before the first attack
+ALONE = 2  #: neighbours that run before the first attack
 NEIGHBOUR = """
 import os, time
 for place in ("/job", "/tmp", "/dev/shm"):
     open(place + "/canary-48", "w").write("secret")
-for n in range(20):
-    time.sleep(0.05)
+for n in range(10):
+    time.sleep(0.2)
     open(f"/tmp/{n % 3}", "wb").write(bytearray(2**20))
-    if n % 5 == 0:
+    if n % 3 == 0:
         pid = os.fork()
         if pid == 0:
             os._exit(0)
         assert os.waitpid(pid, 0)[1] == 0
     print(n, flush=True)
-open("done.txt", "w").write("20 steps")
+open("done.txt", "w").write("10 steps")
 """
-STEPS = "".join(f"{n}\n" for n in range(20))
+STEPS = "".join(f"{n}\n" for n in range(10))
 
 
 class Ended(msgspec.Struct):

@@ -119,7 +119,6 @@ def _forks(ended: Ended, arena: Arena) -> None:
 
 def _bomb(ended: Ended, arena: Arena) -> None:
     limited("timeout", "timeout", timeout_s=1.0)(ended, arena)
-    met("processes")(ended, arena)
     assert ended.wall_s < 10, "its processes took long to go"
 
 
@@ -131,7 +130,7 @@ def _cpu(ended: Ended, arena: Arena) -> None:
 def _deaf(ended: Ended, arena: Arena) -> None:
     limited("timeout", "timeout")(ended, arena)
     assert ended.stdout == "deaf\n"
-    assert 0.5 <= ended.wall_s < 5
+    assert 2 <= ended.wall_s < 10
 
 
 def _daemon(ended: Ended, arena: Arena) -> None:
@@ -151,8 +150,8 @@ def _flood(ended: Ended, arena: Arena) -> None:
 
 def _smashed(ended: Ended, _: Arena) -> None:
     """Whatever it makes of its own end: it is the job's, and what it used is known."""
-    assert ended.stdout.startswith("begun"), ended
-    assert ended.status["fault"] in ("user", "limit"), ended
+    assert ended.stdout == "begun\nsmashed\n", ended
+    assert (ended.reason, ended.status["fault"]) == ("signal", "user"), ended
     assert ended.status["worker_status"]["execution_metadata"]["cpu_seconds"] >= 0.4
 
 
@@ -186,7 +185,7 @@ def _lent(ended: Ended, arena: Arena) -> None:
 
 
 GOOD = "open('good.txt', 'w').write('good')\nimport os, socket, time\n"
-FLOOD_MIB = 1024
+FLOOD_MIB = 256
 
 
 def attack(name: str, source: str, held: Held, control: str, **manifest: Any) -> Attack:
@@ -196,10 +195,11 @@ def attack(name: str, source: str, held: Held, control: str, **manifest: Any) ->
 ATTACKS = [
     # The long ones first, so that the short ones fill what is left of the time.
     attack(
-        "26 many files",
-        programs.MANY_FILES.format(count=130_000, place="/job"),
+        "26 many names",
+        programs.MANY_NAMES,
         limited("disk_limit", "files", files_limit=100_000),
         f"{_OUTPUTS}::test_26_many_files",
+        outputs=["none"],
     ),
     attack("52 flood", programs.flood(FLOOD_MIB), _flood, f"{_CONTROLS}::test_52_without_a_cap_all_of_it_comes"),
     attack(
@@ -242,14 +242,14 @@ ATTACKS = [
         programs.SMASH_INIT,
         _smashed,
         f"{_CONTROLS}::test_57_who_may_write_a_process_decides_how_it_ends",
-        timeout="5s",
+        timeout="60s",
     ),
     attack(
         "37 deaf",
         programs.DEAF,
         _deaf,
         f"{_RUNNING}::test_37_the_wall_clock_ends_what_ignores_signals",
-        timeout="500ms",
+        timeout="2s",
     ),
     attack(
         "29 nested",
@@ -289,7 +289,7 @@ ATTACKS = [
     ),
     attack(
         "35 inodes",
-        programs.MANY_FILES.format(count=130_000, place="/tmp") + "\nimport time; time.sleep(3); print('done')",
+        programs.MANY_FILES.format(count=101_000, place="/tmp") + "\nimport time; time.sleep(3); print('done')",
         limited("disk_limit", "files", files_limit=100_000),
         f"{_CONTROLS}::test_35_a_memory_disk_holds_as_many_files_as_there_is_memory",
         memory_mb=1024,

@@ -18,6 +18,7 @@ from trusted_pool.ports.journal import JournalError
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.protocol.certificates import server_context
 from trusted_pool.protocol.identity import IdentityError, identity_of, load_key_file, public_bytes, to_path
+from trusted_pool.sandbox import binds
 from trusted_pool.sandbox.bubblewrap import BubblewrapSandbox
 from trusted_pool.sandbox.gpus import LIBRARY
 from trusted_pool.sandbox.lent import Equipment
@@ -91,6 +92,10 @@ async def run_worker(options: WorkerOptions) -> None:
         except IdentityError as error:
             raise StartError(f"--pool {pool_id} is no pool id: {error}", usage=True) from None
     data = options.data or default_data(identity_of(key))
+    try:
+        binds.resolve(options.binds, private_directories(options, data))
+    except SandboxError as error:
+        raise StartError(str(error), usage=True) from None
     make_directory(data, "data directory")
     pool_list = None if options.pool_list is None else PoolList(options.pool_list)
     try:
@@ -154,7 +159,7 @@ def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path, pool_lis
             allow_weaker=options.allow_weaker,
             equipment=Equipment(
                 binds=options.binds,
-                private=(data, options.key.absolute().parent),
+                private=private_directories(options, data),
                 gpus=options.gpus,
                 gpu_devices=options.gpu_devices,
                 nvml=options.nvml,
@@ -169,6 +174,11 @@ def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path, pool_lis
         anyone=options.anyone,
         pool_list=pool_list,
     )
+
+
+def private_directories(options: WorkerOptions, data: Path) -> tuple[Path, ...]:
+    """Return what no bind may show: where the worker keeps everything, and where its key and its pools are."""
+    return data, options.key.absolute().parent
 
 
 def _listen_to_signals(daemon: Daemon) -> None:

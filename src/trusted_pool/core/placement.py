@@ -48,7 +48,7 @@ def why_not(request: Request, worker: Worker, load: Load) -> list[Obstacle]:
     if memory is not None and load.active and load.memory_mb + request.memory_mb > memory:
         later("memory_taken", f"{memory - load.memory_mb} of {memory} MB of memory are free")
     gpus = worker.capacity.gpus
-    if request.gpus and gpus is not None and load.gpus + request.gpus > len(gpus):
+    if request.gpus and gpus is not None and load.gpus and load.gpus + request.gpus > len(gpus):
         later("gpus_taken", f"{len(gpus) - load.gpus} of {len(gpus)} gpus are free")
     return found
 

@@ -3,6 +3,7 @@
 No real GPU was there to test with: the devices are like /dev/null, and the library that knows them is a stand-in.
 """
 
+import itertools
 import os
 import subprocess
 from pathlib import Path
@@ -84,16 +85,16 @@ def test_a_program_in_a_bind_runs_and_gains_nothing(arena: Arena):
             "import subprocess; print(subprocess.run(['/binds/tools/id', '-u'], capture_output=True, text=True).stdout)"
         )
         assert arena.run(said, binds=["tools"]).stdout.strip() == "1000"
-        bound = "import os; print(bool(os.statvfs('/binds/tools').f_flag & os.ST_NOSUID), "
-        bound += "bool(os.statvfs('/binds/tools').f_flag & os.ST_NODEV), bool(os.statvfs('/binds/tools').f_flag & os.ST_RDONLY))"
+        bound = "import os\nflags = os.statvfs('/binds/tools').f_flag\n"
+        bound += "print(*(bool(flags & flag) for flag in (os.ST_NOSUID, os.ST_NODEV, os.ST_RDONLY)))"
         assert arena.run(bound, binds=["tools"]).stdout == "True True True\n"
     finally:
         program.unlink()
 
 
 def test_a_job_that_asks_for_no_gpu_sees_none(gpus: Arena):
-    assert gpus.run(GPU, args=["0"]).stdout == NOTHING
-    assert gpus.run(GPU, args=["0"], gpu={"required": False, "device_id": 0}).stdout == NOTHING
+    assert gpus.run(GPU).stdout == NOTHING
+    assert gpus.run(GPU, gpu={"required": False, "device_id": 0}).stdout == NOTHING
     assert (gpus.home / "gpus" / "nvidia0").is_char_device()  # outside, everybody may open it
 
 
@@ -103,10 +104,10 @@ def test_a_job_that_asks_for_a_gpu_gets_one_and_no_other(gpus: Arena):
         ({"device_id": 1}, 1),
         ({"cuda_version": "12.1"}, 1),
     ):
-        ended = gpus.run(GPU, args=["0"], gpu=ask)
+        ended = gpus.run(GPU, gpu=ask)
         said = f"['nvidia{number}', 'nvidiactl']\n{number} GPU-fake-{number}\nENOTTY\nENOTTY\n"
         assert (ended.reason, ended.stdout) == (None, said), (ask, ended)
-    both = gpus.run(GPU, args=["0"], gpu={"count": 2})
+    both = gpus.run(GPU, gpu={"count": 2})
     assert both.stdout.startswith("['nvidia0', 'nvidia1', 'nvidiactl']\n0,1 GPU-fake-0,GPU-fake-1\n"), both
 
 
@@ -114,11 +115,10 @@ def test_no_two_jobs_have_one_gpu(gpus: Arena):
     ids = [gpus.begin(GPU, args=["0.5"], gpu=True) for _ in range(4)]
     ended = [gpus.end(job_id) for job_id in ids]
     assert [one.reason for one in ended] == [None] * 4
-    had = [(one.stdout.splitlines()[1][0], *one.times) for one in ended]
+    had = [(said[1][0], *map(float, said[-1].split())) for said in (one.stdout.splitlines() for one in ended)]
     assert {number for number, _, _ in had} == {"0", "1"}
-    for number, begun, over in had:
-        others = [other for other in had if other[0] == number and other[1] != begun]
-        assert all(other_over <= begun or over <= other_begun for _, other_begun, other_over in others), had
+    for one, other in itertools.combinations(had, 2):
+        assert one[0] != other[0] or one[2] <= other[1] or other[2] <= one[1], had
 
 
 @pytest.mark.parametrize(

@@ -37,10 +37,7 @@ class Mischief(msgspec.Struct, frozen=True):
 MIXED = [
     Mischief("print('hello')", (None,)),
     Mischief(programs.LEAVE_BEHIND, (None,)),
-    Mischief(
-        "import os\nfor n in range(50): os.mkdir(str(n)); os.chmod(str(n), 0)\nos.chmod('/job', 0)",
-        (None, "disk_limit"),
-    ),
+    Mischief("import os\nfor n in range(50): os.mkdir(f'{n}', 0)\nos.chmod('/job', 0)", (None, "disk_limit")),
     Mischief("import os\nfor _ in range(60): os.mkdir('d'); os.chdir('d')\nopen('x', 'w')", (None,)),
     Mischief("import os\nfor _ in range(250): os.mkdir('d'); os.chdir('d')", ("disk_limit",)),
     Mischief("x = bytearray(200 * 2**20)", ("out_of_memory",), {"memory_mb": 48}),
@@ -134,8 +131,8 @@ def nothing_is_left(arena: Arena, count: int) -> None:
         assert ended.reason in mischief.ends, (mischief, ended)
     after = quiet(arena)
     assert (after.children, after.groups, after.mounts) == (before.children, before.groups, before.mounts)
-    assert after.descriptors <= before.descriptors + 2  # a connection more or less
-    assert after.memory < before.memory + 8 * MB
+    assert after.descriptors <= before.descriptors + 8  # some connections more or less; each job has a dozen
+    assert after.memory < before.memory + 16 * MB  # the newest 256 small logs are remembered
     assert leftovers.of_users(users(arena), own(arena)) == set()
     data = arena.jobs.parent.parent
     kept = [path for name in ("inputs", "sandbox/spool") for path in (data / name).rglob("*") if path.is_file()]

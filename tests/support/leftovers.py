@@ -16,12 +16,13 @@ def of_users(uids: Collection[int], spare: Collection[int] = ()) -> set[str]:
 
 
 def processes(uids: Collection[int], spare: Collection[int]) -> set[str]:
-    """Say which processes they have."""
+    """Say which processes they have that are not dead."""
     found = set()
     for process in psutil.process_iter():
         with contextlib.suppress(psutil.Error):
-            if process.uids().real in uids and process.pid not in spare:
-                found.add(f"process {process.pid} {process.name()} {process.status()}")
+            alive = process.status() != psutil.STATUS_ZOMBIE
+            if process.uids().real in uids and process.pid not in spare and alive:
+                found.add(f"process {process.pid} {process.name()}")
     return found
 
 

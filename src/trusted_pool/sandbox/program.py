@@ -16,7 +16,7 @@ from trusted_pool.ports.sandbox import OnLog
 from trusted_pool.protocol import frames
 from trusted_pool.sandbox import proc
 from trusted_pool.sandbox.cgroups import kill_members
-from trusted_pool.sandbox.slots import Slot
+from trusted_pool.sandbox.slots import Slot, put_first
 
 _CHUNK = 64 * 1024
 #: How long bubblewrap may take from its start to the point where it waits for our word, and to die when killed.
@@ -169,6 +169,7 @@ class Program:
             _limit(init, launch.rlimits)
         except PermissionError:  # root without CAP_SYS_RESOURCE, in a container; the slot's thread is of the same user
             await self.slot.call(functools.partial(_limit, init, launch.rlimits))
+        put_first(init)
         group = self.slot.group
         if group is not None:
             if group.joins:

@@ -11,16 +11,29 @@ import sys
 
 from trusted_pool.ports.sandbox import SandboxError
 
-#: Its input says what to look for, and then nothing: the kernel closes it when the worker is gone. For three seconds
+#: Its input says what to look for, and then nothing: the kernel closes it when the worker is gone, or seen to be dying:
+#: a thread of it that shares a group with processes that never rest may take long to end. For three seconds
 #: everything is killed whose first word is the mark, and all below it: a sandbox being built may show up late, and the
 #: first process of one may have to wait long for its turn to take the others with it. What is to be killed is held on
 #: to and looked up again: where many come and go, a number may be another process's by then. Only what is called
 #: bwrap is asked for its command line, which a process that never rests could keep it waiting for.
 _SCRIPT = """
-import os, signal, sys, time
-mark = sys.stdin.buffer.readline().rstrip(b"\\n") + b"\\0"
-if len(mark) < 9 or sys.stdin.buffer.read():
+import os, select, signal, sys, time
+worker, mark = os.getppid(), os.read(0, 1000).rstrip(b"\\n") + b"\\0"
+if len(mark) < 9:
     sys.exit()
+def dying():
+    try:
+        with open(f"/proc/{worker}/stat", "rb") as file:
+            return file.read().rpartition(b")")[2].split()[0] in b"ZX"
+    except (OSError, IndexError):
+        return True
+while not select.select([0], [], [], 1.0)[0]:
+    if dying():
+        break
+else:
+    if os.read(0, 1000):
+        sys.exit()
 def doomed():
     below, found = {}, []
     for pid in filter(str.isdigit, os.listdir("/proc")):

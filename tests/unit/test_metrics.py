@@ -155,7 +155,7 @@ def test_a_workers_series_are_there_from_its_first_day():
     case = Case()
     roster = Roster(_Silent)  # type: ignore[arg-type, return-value]
     case.metrics = Metrics(store=case.store, roster=roster, bulletin=case.bulletin, clock=FixedClock())
-    roster.admit([Worker(worker_id=w, endpoint="http://127.0.0.1:1", max_concurrent_jobs=3) for w in WORKERS], {})
+    roster.admit([Worker(worker_id=w, endpoint="http://127.0.0.1:1", max_concurrent_jobs=3) for w in WORKERS])
     found = case.series()
     assert found["trusted_pool_worker_up AAAAAAAAAAAA"] == 0
     assert found["trusted_pool_worker_slots BBBBBBBBBBBB"] == 3

@@ -15,7 +15,8 @@ from trusted_pool.compose.head_file import HeadFile
 from trusted_pool.compose.limits import start_limits
 from trusted_pool.compose.system import StartError, SystemClock, SystemDice, make_directory
 from trusted_pool.compose.tls import front_of
-from trusted_pool.coordinator.allowlist import AllowlistError, parse
+from trusted_pool.compose.workers_file import WorkersFile
+from trusted_pool.coordinator.entries import AllowlistError, parse
 from trusted_pool.coordinator.epoch import next_epoch
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator, Settings
@@ -28,6 +29,7 @@ from trusted_pool.link.sandrun import SandrunLink
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import WorkerLink
 from trusted_pool.ports.store import StoreError
+from trusted_pool.protocol.errors import ConflictError
 from trusted_pool.protocol.identity import IdentityError, create_key_file, identity_of, load_key_file
 from trusted_pool.sandbox.globs import Globs
 from trusted_pool.serve.connection import Limits as ServerLimits
@@ -138,9 +140,10 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stopping.set)
     loop.add_signal_handler(signal.SIGHUP, reread)
-    reloading = asyncio.gather(_reload_for_ever(coordinator, options.workers, reload), front.keep_fresh())
+    reloading: asyncio.Future[tuple[None, None]] | None = None
     try:
         await coordinator.start(allowlist)
+        reloading = asyncio.gather(_reload_for_ever(coordinator, reload), front.keep_fresh())
         await server.start()
         where = f"{'https' if front.context else 'http'}://{options.host}:{server.port}"
         _log.info("Pool %s serves %s with %d workers, epoch %d", coordinator.pool_id, where, len(allowlist), epoch)
@@ -151,9 +154,10 @@ async def run_coordinator(options: CoordinatorOptions) -> None:
     except (ServeError, StoreError, BlobsError) as error:
         raise StartError(str(error)) from None
     finally:
-        reloading.cancel()
-        with contextlib.suppress(asyncio.CancelledError):
-            await reloading
+        if reloading is not None:
+            reloading.cancel()
+            with contextlib.suppress(asyncio.CancelledError):
+                await reloading
         coordinator.hang_up()
         await server.stop(8.0)
         await coordinator.stop()
@@ -205,6 +209,7 @@ def _coordinator(
         pool_id=identity_of(key),
         sign=key.sign,
         anchor=HeadFile(options.data / "audit.head"),
+        workers_file=WorkersFile(options.workers),
         without_key=WITHOUT_KEY if options.anonymous else None,
         settings=Settings(
             check_interval_s=options.check_interval_s,
@@ -221,13 +226,11 @@ def _metrics(coordinator: Coordinator, store: SqliteStore) -> Metrics:
     return metrics
 
 
-async def _reload_for_ever(coordinator: Coordinator, path: Path, reload: asyncio.Event) -> None:
+async def _reload_for_ever(coordinator: Coordinator, reload: asyncio.Event) -> None:
     while True:
         await reload.wait()
         reload.clear()
         try:
-            await coordinator.reload(read_allowlist(path))
-        except (StartError, StoreError) as error:
-            _log.error("%s; the allowlist stays as it was", error)
-        else:
-            _log.info("Read %s again", path)
+            await coordinator.allowlist.reload(how="signal")
+        except ConflictError as error:
+            _log.error("%s; the allowlist stays as it was", error.message)

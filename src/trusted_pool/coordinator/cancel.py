@@ -40,6 +40,6 @@ class Cancel:
             raise ConflictError(
                 f"job {job_id} is {job.state} already", hint=f"see its results: tpool outputs {job_id}"
             ) from None
-        if job.holds_slot:
+        if not job.final:
             self._tasks.spawn(self._sender.cancel(job), f"cancel {job_id}")
         return job

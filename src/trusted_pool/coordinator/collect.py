@@ -7,7 +7,7 @@ from collections.abc import AsyncIterator, Callable, Sequence
 
 from trusted_pool.coordinator.contents import SMALL_BYTES, Contents
 from trusted_pool.coordinator.jobs import Jobs
-from trusted_pool.coordinator.roster import Roster, short
+from trusted_pool.coordinator.roster import Member, short
 from trusted_pool.core import happenings as h
 from trusted_pool.core.job import Attempt, Job, Outcome, OutputFile
 from trusted_pool.core.retry import backoff_s
@@ -44,33 +44,33 @@ class SlowError(LinkError):
 class Collector:
     """Copies results. A result is accepted once: by the commit of `Collected`, fenced by the attempt."""
 
-    def __init__(self, jobs: Jobs, roster: Roster, contents: Contents, clock: Clock, dice: Dice) -> None:
+    def __init__(self, jobs: Jobs, contents: Contents, clock: Clock, dice: Dice) -> None:
         self._jobs = jobs
-        self._roster = roster
         self._contents = contents
         self._clock = clock
         self._dice = dice
-        self._busy: set[tuple[str, int]] = set()
+        self._busy: set[tuple[Member, str, int]] = set()
         #: called with a worker's id after a release may not have reached it, so that both sides are compared at once
         self.on_trouble: Callable[[str, str], None] = lambda _worker_id, _words: None
         self._places: dict[str, asyncio.Semaphore] = {}  #: by worker, of which there are as many as were ever listed
 
-    async def ended(self, worker_id: str, event: EndedEvent) -> None:
+    async def ended(self, member: Member, event: EndedEvent) -> None:
         """Take note that an attempt ended, copy its results, and let the worker release them.
 
         Raises:
             IllegalTransitionError: the attempt is not current any more; the worker's copy is unwanted.
+            ClosedLineError: the worker is not listed any more, or is reached elsewhere.
         """
-        key = (event.job_id, event.attempt)
+        key = (member, event.job_id, event.attempt)  # over another line it is told, and copied, again
         if key in self._busy:
             return
         self._busy.add(key)
         try:
-            await self._ended(worker_id, event)
+            await self._ended(member, event)
         finally:
             self._busy.discard(key)
 
-    async def _ended(self, worker_id: str, event: EndedEvent) -> None:
+    async def _ended(self, member: Member, event: EndedEvent) -> None:
         number, outcome = event.attempt, event.outcome
         accepted = h.Accepted(attempt=number, remote_id=event.remote_id)
         job = await self._jobs.get(event.job_id)
@@ -79,23 +79,23 @@ class Collector:
             reason, words = without
             later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
             failed = h.Interrupted(attempt=number, words=words, not_before=later, reason=reason)
-            await self._jobs.apply(event.job_id, accepted, failed)
-            await self.release(worker_id, event.remote_id)
+            await self._jobs.apply(event.job_id, accepted, failed, fence=member.fence)
+            await self.release(member, event.remote_id)
             return
         ended = h.Ended(attempt=number, outcome=outcome)
         inline = self._inline(event)
         if inline is not None:
             result, blobs = inline
             if _already(job, number):
-                await self.release(worker_id, event.remote_id)
+                await self.release(member, event.remote_id)
                 return
-            collected = h.Collected(attempt=number)
-            await self._jobs.apply(event.job_id, accepted, ended, collected, result=result, blobs=blobs)
+            done = (accepted, ended, h.Collected(attempt=number))
+            await self._jobs.apply(event.job_id, *done, result=result, blobs=blobs, fence=member.fence)
         else:
-            job = await self._jobs.apply(event.job_id, accepted, ended)
+            job = await self._jobs.apply(event.job_id, accepted, ended, fence=member.fence)
             if not _already(job, number):
-                await self._copy(worker_id, job, outcome)
-        await self.release(worker_id, event.remote_id)
+                await self._copy(member, job, outcome)
+        await self.release(member, event.remote_id)
 
     def _inline(self, event: EndedEvent) -> tuple[Result, list[Blob]] | None:
         """Return the result when the event carries all of it and it is what it says; else None."""
@@ -123,29 +123,33 @@ class Collector:
         )
         return result, blobs
 
-    async def _copy(self, worker_id: str, job: Job, outcome: Outcome) -> None:
-        """Copy all results, trying again until it works or the attempt is not current any more."""
+    async def _copy(self, member: Member, job: Job, outcome: Outcome) -> None:
+        """Copy all results, trying again until it works or the attempt is not current any more.
+
+        Raises:
+            ClosedLineError: the line that told of them is no more. If its worker has another, it tells again.
+        """
         attempt = job.attempts[-1]
-        places = self._places.setdefault(worker_id, asyncio.Semaphore(AT_ONCE))
+        places = self._places.setdefault(attempt.worker_id, asyncio.Semaphore(AT_ONCE))
         slow = 0
         while True:
-            member = self._roster.members.get(worker_id)
-            if member is None:
-                return
+            member.fence()
             try:
                 async with places:
                     result, blobs = await self._fetch(member.link, job, attempt, outcome)
-                await self._jobs.apply(job.job_id, h.Collected(attempt=attempt.number), result=result, blobs=blobs)
+                collected = h.Collected(attempt=attempt.number)
+                await self._jobs.apply(job.job_id, collected, result=result, blobs=blobs, fence=member.fence)
             except (GoneError, WrongBytesError) as error:
-                words = f"its results are gone: {error}"
-                await self._jobs.apply(job.job_id, h.ResultsLost(attempt=attempt.number, words=words))
+                lost = h.ResultsLost(attempt=attempt.number, words=f"its results are gone: {error}")
+                await self._jobs.apply(job.job_id, lost, fence=member.fence)
                 return
             except FencedError:
                 return  # they are the other coordinator's to collect; should we have the worker again, it tells anew
             except (LinkError, BlobsError, StoreError) as error:
                 slow += isinstance(error, SlowError)
                 if slow == SLOW_COPIES:
-                    await self._jobs.apply(job.job_id, h.ResultsLost(attempt=attempt.number, words=str(error)))
+                    lost = h.ResultsLost(attempt=attempt.number, words=str(error))
+                    await self._jobs.apply(job.job_id, lost, fence=member.fence)
                     return
                 _log.warning("Results of job %s cannot be copied yet: %s", job.job_id, error)
                 await asyncio.sleep(RETRY_S)
@@ -206,11 +210,9 @@ class Collector:
             raise
         return await self._contents.keep(staged)
 
-    async def release(self, worker_id: str, remote_id: str) -> None:
+    async def release(self, member: Member, remote_id: str) -> None:
         """Let the worker forget an attempt. When it cannot be told now, reconciliation tells it."""
-        member = self._roster.members.get(worker_id)
-        if member is None:
-            return
+        worker_id = member.worker.worker_id
         try:
             await member.link.release(remote_id)
         except LinkError as error:

@@ -130,6 +130,8 @@ class Dispatcher:
     async def _commit(self, placed: list[tuple[Versioned, Job]], now: float) -> bool:
         """Commit placements and send those that were kept; return whether there may be more to place."""
         units, running = [], self._limits.running
+        # Whoever was removed since they were chosen is given nothing; their jobs are placed in the next round.
+        placed = [(row, job) for row, job in placed if job.attempts[-1].worker_id in self._roster.members]
         for row, job in placed:
             attempt = job.attempts[-1]
             event = event_of(job, h.Placed(attempt=attempt.number, worker_id=attempt.worker_id), now)

@@ -2,6 +2,7 @@
 
 import asyncio
 import logging
+from collections.abc import Iterable
 
 import msgspec
 
@@ -37,10 +38,16 @@ class Duties:
         self._clock = clock
         self._drains: dict[str, asyncio.Task[None] | None] = {}
 
-    def take_up(self) -> None:
-        """Go on with the drains that were under way."""
-        for member in self._roster.listed():
+    def take_up(self, members: Iterable[Member]) -> None:
+        """Go on with the drains of these workers that were under way."""
+        for member in members:
             self._watch_drain(member)
+
+    def drop(self, member: Member) -> None:
+        """Forget the drain of a worker that was removed: what becomes of its jobs is decided already."""
+        old = self._drains.pop(member.worker.worker_id, None)
+        if old is not None:
+            old.cancel()
 
     async def set(self, worker_id: str, duty: Duty, deadline_s: float | None = None, by: Access = BY_CONSOLE) -> Member:
         """Give a worker another duty, durably. `deadline_s`: when a drain ends what still runs there.
@@ -49,7 +56,7 @@ class Duties:
             NotFoundError: the allowlist has no such worker.
         """
         member = self._roster.members.get(worker_id)
-        if member is None or member.retired:
+        if member is None:
             raise NotFoundError(f"there is no worker {worker_id}", hint="list them: tpool workers list")
         by_time = None if duty is not Duty.DRAINING or deadline_s is None else self._clock.now() + deadline_s
         self._roster.update(msgspec.structs.replace(member.worker, duty=duty, drain_by=by_time))
@@ -61,9 +68,7 @@ class Duties:
 
     def _watch_drain(self, member: Member) -> None:
         worker_id = member.worker.worker_id
-        old = self._drains.pop(worker_id, None)
-        if old is not None:
-            old.cancel()
+        self.drop(member)
         if member.worker.duty is Duty.DRAINING and member.worker.drain_by is not None:
             self._drains[worker_id] = self._tasks.spawn(self._end_drain(member), f"drain {worker_id[:12]}")
 

@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import logging
 from collections import OrderedDict
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from typing import Any
 
 import msgspec
@@ -91,11 +91,14 @@ class Jobs:
         result: Result | None = None,
         blobs: Sequence[Blob] = (),
         patient: bool = True,
+        fence: Callable[[], None] | None = None,
     ) -> Job:
         """Advance the job by the happenings, in one commit, and return it.
 
         When a happening changes nothing, nothing is written for it. What happened has happened: while the store cannot
         keep it, this waits. With `patient` False, for somebody who asks and can be told, it raises instead.
+
+        `fence` is called in the instant before the commit: what it raises is passed on, and nothing was changed.
 
         Raises:
             NotFoundError: there is no such job.
@@ -105,7 +108,7 @@ class Jobs:
         pause_s = FIRST_PAUSE_S
         while True:
             try:
-                return await self._apply(job_id, happenings, result, blobs)
+                return await self._apply(job_id, happenings, result, blobs, fence)
             except StoreError as error:
                 if not patient:
                     raise
@@ -114,7 +117,12 @@ class Jobs:
                 pause_s = min(LONGEST_PAUSE_S, pause_s * 2)
 
     async def _apply(
-        self, job_id: str, happenings: Sequence[h.Happening], result: Result | None, blobs: Sequence[Blob]
+        self,
+        job_id: str,
+        happenings: Sequence[h.Happening],
+        result: Result | None,
+        blobs: Sequence[Blob],
+        fence: Callable[[], None] | None,
     ) -> Job:
         async with self._alone(job_id):
             for _ in range(MAX_CONFLICTS):
@@ -139,13 +147,15 @@ class Jobs:
                     blobs=tuple(blobs),
                 )
                 # Whoever asked for it may be cancelled; what is kept must be known all the same.
-                if await asyncio.shield(asyncio.ensure_future(self._keep(unit, found.job, job))):
+                if await asyncio.shield(asyncio.ensure_future(self._keep(unit, found.job, job, fence))):
                     return job
                 self._known.pop(job_id, None)
         raise TooManyConflictsError(job_id)
 
-    async def _keep(self, unit: Unit, before: Job, after: Job) -> bool:
+    async def _keep(self, unit: Unit, before: Job, after: Job, fence: Callable[[], None] | None) -> bool:
         """Commit, and take note in the same breath."""
+        if fence is not None:
+            fence()
         (committed,) = await self._store.commit([unit])
         if committed.ok:
             self.learn(before, Versioned(after, committed.version))

@@ -7,7 +7,7 @@ import msgspec
 
 from trusted_pool.core.job import Job
 from trusted_pool.core.placement import Load
-from trusted_pool.core.words import WorkerHealth
+from trusted_pool.core.words import Duty, WorkerHealth
 from trusted_pool.core.worker import Worker
 from trusted_pool.ports.link import LinkTo, WorkerLink
 
@@ -19,70 +19,98 @@ def short(worker_id: str) -> str:
     return worker_id[:12] + "..."
 
 
+class ClosedLineError(Exception):
+    """It was said by a worker that is not listed any more, or over a line that was replaced. It does not count."""
+
+
 class Member:
     """One worker with its line, its load and the jobs it holds."""
 
-    def __init__(self, worker: Worker, link: WorkerLink) -> None:
+    def __init__(self, worker: Worker, link: WorkerLink, load: Load) -> None:
         self.worker = worker
         self.link = link
-        self.load = Load()
-        self.retired = False  #: not in the allowlist any more: followed until it has no jobs, given none
+        self.load = load
+        self.closed = False  #: it was removed, or has another line now: what it still says is not taken
         self.streams = 0  #: event streams that were begun
         self.full_until = 0.0  #: it said that it is full; not asked before
         self.full_times = 0  #: in a row
 
+    def fence(self) -> None:
+        """Raise ClosedLineError when nothing that it says counts any more."""
+        if self.closed:
+            raise ClosedLineError(f"the line to {short(self.worker.worker_id)} is closed")
+
+
+class Admission(msgspec.Struct, frozen=True):
+    """What an allowlist changed."""
+
+    new: list[Member]  #: they have a new line: they were not listed before, or have moved
+    replaced: list[Member]  #: whose line the new one of the same worker replaces
+    removed: list[Member]
+
 
 class Roster:
-    """Members by worker id. Loads are counted from committed changes only."""
+    """Members by worker id: the workers that the allowlist holds. Loads are counted from committed changes only."""
 
     def __init__(self, link_to: LinkTo) -> None:
         self._link_to = link_to
         self.members: dict[str, Member] = {}
+        self._loads: dict[str, Load] = {}  #: also of workers that are not listed: jobs may be held there
+        self._known: dict[str, Worker] = {}  #: those that are not listed
         self._ticks = 0
         self.on_change: Callable[[], None] = lambda: None  #: somebody may be able to take a job now
 
-    def admit(self, workers: Iterable[Worker], known: dict[str, Worker]) -> tuple[list[Member], list[Member]]:
-        """Make the allowlist true: return who is new (or has moved) and whose line is replaced by that.
+    def remember(self, workers: Iterable[Worker]) -> None:
+        """Take up, at start, what is kept of workers."""
+        self._known = {worker.worker_id: worker for worker in workers}
 
-        `known`: what the store remembers of workers, laid under new entries.
-        """
+    def known(self, worker_id: str) -> Worker | None:
+        """Return a worker that is, or once was, in the allowlist."""
+        member = self.members.get(worker_id)
+        return member.worker if member is not None else self._known.get(worker_id)
+
+    def admit(self, workers: Iterable[Worker]) -> Admission:
+        """Make the allowlist true, in one step: who is not in it is nobody from here on."""
         listed = {worker.worker_id: worker for worker in workers}
-        new, replaced = [], []
+        admission = Admission([], [], [])
+        for worker_id in [name for name in self.members if name not in listed]:
+            admission.removed.append(self._remove(worker_id))
         for worker_id, entry in listed.items():
             member = self.members.get(worker_id)
-            worker = _merge(entry, member.worker if member else _forgotten(known.get(worker_id)))
-            if member is None or _dialled(member.worker) != _dialled(entry):
-                fresh = Member(worker, self._link_to(worker))
-                if member is not None:
-                    fresh.load = member.load
-                    replaced.append(member)
-                self.members[worker_id] = fresh
-                new.append(fresh)
-                _log.info("Added trusted worker: %s at %s", short(worker_id), worker.endpoint)
-                if not worker.proven:
-                    _log.warning(
-                        "Worker %s is unproven: anybody can claim its name, and read on the way what it is sent",
-                        short(worker_id),
-                    )
-            else:
-                member.worker = worker
-                member.retired = False
-        for worker_id, member in self.members.items():
-            if worker_id not in listed and not member.retired:
-                member.retired = True
-                _log.info("Removed worker: %s", short(worker_id))
+            if member is not None and _dialled(member.worker) == _dialled(entry):
+                member.worker = _merge(entry, member.worker)
+                continue
+            worker = _merge(entry, member.worker if member else _unheard(self._known.pop(worker_id, None)))
+            fresh = Member(worker, self._link_to(worker), self._load(worker_id))
+            if member is not None:
+                member.closed = True
+                admission.replaced.append(member)
+            self.members[worker_id] = fresh
+            admission.new.append(fresh)
+            _log.info("Added trusted worker: %s at %s", short(worker_id), worker.endpoint)
+            if not worker.proven:
+                _log.warning(
+                    "Worker %s is unproven: anybody can claim its name, and read on the way what it is sent",
+                    short(worker_id),
+                )
+        # Nothing is taken over for those that are not listed at a start: who is listed again begins anew.
+        self._known = {name: _off_duty(worker) for name, worker in self._known.items()}
         self.on_change()
-        return new, replaced
+        return admission
 
-    def follow(self, worker: Worker) -> Member:
-        """Take up a worker that was removed from the allowlist and still has jobs."""
-        member = self.members[worker.worker_id] = Member(_unheard(worker), self._link_to(worker))
-        member.retired = True
+    def _remove(self, worker_id: str) -> Member:
+        member = self.members.pop(worker_id)
+        member.closed = True
+        self._known[worker_id] = member.worker
+        _log.info("Removed worker: %s", short(worker_id))
         return member
 
+    def _load(self, worker_id: str) -> Load:
+        return self._loads.setdefault(worker_id, Load())
+
     def listed(self) -> list[Member]:
-        """Return the members that the allowlist holds."""
-        return [m for m in self.members.values() if not m.retired]
+        """Return the members."""
+        return list(self.members.values())
 
     def workers(self) -> list[Worker]:
         """Return the workers that the allowlist holds."""
@@ -98,7 +126,7 @@ class Roster:
 
     def somebody(self) -> bool:
         """Whether any worker is healthy."""
-        return any(m.worker.health is WorkerHealth.HEALTHY for m in self.members.values() if not m.retired)
+        return any(m.worker.health is WorkerHealth.HEALTHY for m in self.members.values())
 
     def update(self, worker: Worker) -> None:
         """Replace what is known of a worker."""
@@ -118,16 +146,12 @@ class Roster:
             self._release(before)
             held = False
         if after.holds_slot and not held:
-            member = self.members.get(after.assigned_to or "")
-            if member is not None:
-                self._ticks += 1
-                member.load.take(after.request, self._ticks)
+            self._ticks += 1
+            self._load(after.assigned_to or "").take(after.request, self._ticks)
 
     def _release(self, job: Job) -> None:
-        member = self.members.get(job.assigned_to or "")
-        if member is not None:
-            member.load.free(job.request)
-            self.on_change()
+        self._load(job.assigned_to or "").free(job.request)
+        self.on_change()
 
 
 def _dialled(worker: Worker) -> tuple[str, bool]:
@@ -151,10 +175,12 @@ def _merge(entry: Worker, old: Worker | None) -> Worker:
     )
 
 
-def _forgotten(old: Worker | None) -> Worker | None:
+def _unheard(worker: Worker | None) -> Worker | None:
     """Keep what a worker offered, not how it was: that is found out anew."""
-    return None if old is None else _unheard(old)
-
-
-def _unheard(worker: Worker) -> Worker:
+    if worker is None:
+        return None
     return msgspec.structs.replace(worker, health=WorkerHealth.UNKNOWN, words="", silent_since=None)
+
+
+def _off_duty(worker: Worker) -> Worker:
+    return msgspec.structs.replace(worker, duty=Duty.ACTIVE, drain_by=None)

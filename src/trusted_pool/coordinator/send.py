@@ -6,13 +6,13 @@ from collections.abc import Callable, Iterable
 
 from trusted_pool.coordinator.contents import Contents
 from trusted_pool.coordinator.jobs import Jobs
-from trusted_pool.coordinator.roster import Roster, short
+from trusted_pool.coordinator.roster import ClosedLineError, Member, Roster, short
 from trusted_pool.core import happenings as h
 from trusted_pool.core.advance import IllegalTransitionError
 from trusted_pool.core.job import Attempt, Job
 from trusted_pool.core.placement import could_ever
 from trusted_pool.core.request import Request
-from trusted_pool.core.retry import backoff_s
+from trusted_pool.core.retry import backoff_s, on_removal
 from trusted_pool.core.words import AttemptState, OnWorkerLoss, Reason
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.clock import Clock, Dice
@@ -36,7 +36,7 @@ FULL_S = 1.0  #: before a worker that said that it is full is asked again; doubl
 LONGEST_FULL_S = 60.0
 #: How long the news of a start may wait for the end, as the worker has it: a short job then is one commit less.
 START_NEWS_S = 0.1
-REMOVED = "its worker is not listed any more"
+REMOVED = "its worker was removed from the allowlist"
 GONE = 410  #: what a worker answers to a submit of an attempt that it had and released
 
 
@@ -81,12 +81,9 @@ class Sender:
         """
         attempt = job.attempts[-1]
         member = self._roster.members.get(attempt.worker_id)
-        if member is not None and member.retired:
-            later = self._clock.now() + backoff_s(job.backoffs, self._dice.jitter())
-            # It may be on its way there still, so that the attempt counts.
-            await self._apply(job, h.Interrupted(attempt=attempt.number, words=REMOVED, not_before=later))
-            return
-        if member is None or member.worker.proven or (job.job_id, attempt.number) not in self._in_doubt:
+        if member is None:
+            return  # it was removed, and its jobs go the way of their policies
+        if member.worker.proven or (job.job_id, attempt.number) not in self._in_doubt:
             job = await self._jobs.get(job.job_id)  # its worker may have told of it meanwhile
             if job.attempts[-1].number != attempt.number or job.attempts[-1].state is not AttemptState.DISPATCHING:
                 return
@@ -123,15 +120,16 @@ class Sender:
         attempt = job.attempts[-1]
         key = (job.job_id, attempt.number)
         member = self._roster.members.get(attempt.worker_id)
-        if key in self._sending or member is None:
+        if key in self._sending:
             return
-        if member.retired:  # since it was placed
-            await self._apply(job, h.NotSent(attempt=attempt.number, words=REMOVED, not_before=0.0))
+        if member is None:  # it was removed since it was chosen
+            if not again:
+                await self._apply(job, h.NotSent(attempt=attempt.number, words=REMOVED, not_before=0.0))
             return
         self._sending.add(key)
         try:
             with self._jobs.next_change(job.job_id) as change:
-                happenings = await self._ask(job, attempt, again=again)
+                happenings = await self._ask(member, job, attempt, again=again)
                 if not happenings:
                     return
                 if any(isinstance(happening, h.Started) for happening in happenings):
@@ -139,18 +137,20 @@ class Sender:
                     if change.done() and (await self._jobs.get(job.job_id)).final:
                         return
             # Nobody may send it again before this is kept: what was not sent would have been sent by then.
-            after = await self._jobs.apply(job.job_id, *happenings)
-        except IllegalTransitionError as error:
+            unsent = all(isinstance(happening, h.NotSent) for happening in happenings)  # nobody has to tell us that
+            after = await self._jobs.apply(job.job_id, *happenings, fence=None if unsent else member.fence)
+        except (IllegalTransitionError, ClosedLineError) as error:
             _log.info("The answer for job %s attempt %d came too late: %s", job.job_id, attempt.number, error)
+            if member.closed:
+                self.on_trouble(attempt.worker_id, str(error))  # it may have another line, over which it tells again
             return
         finally:
             self._sending.discard(key)
         if after.cancel_requested_at is not None and after.holds_slot:
             await self.cancel(after)
 
-    async def _ask(self, job: Job, attempt: Attempt, *, again: bool) -> list[h.Happening]:
-        number, worker_id = attempt.number, attempt.worker_id
-        link = self._roster.members[worker_id].link
+    async def _ask(self, member: Member, job: Job, attempt: Attempt, *, again: bool) -> list[h.Happening]:
+        number, worker_id, link = attempt.number, attempt.worker_id, member.link
         order = _order(job, attempt)
         now = self._clock.now
         try:
@@ -162,7 +162,6 @@ class Sender:
             later = now() + backoff_s(job.backoffs, self._dice.jitter())
             return [h.NotSent(attempt=number, words=str(error), not_before=later)]
         except FullError as error:
-            member = self._roster.members[worker_id]
             wait_s = min(LONGEST_FULL_S, FULL_S * 2.0 ** min(member.full_times, 10))
             member.full_times += 1
             member.full_until = now() + max(wait_s, error.retry_after_s or 0.0)
@@ -189,7 +188,7 @@ class Sender:
             if again:
                 return [h.Interrupted(attempt=number, words=words, not_before=later)]
             return [h.NotSent(attempt=number, words=words, not_before=later)]
-        self._roster.members[worker_id].full_times = 0
+        member.full_times = 0
         _log.info("Dispatched job %s to %s (remote: %s)", job.job_id, short(worker_id), answer.job_id)
         out: list[h.Happening] = [h.Accepted(attempt=number, remote_id=answer.job_id)]
         if answer.started_at is not None:
@@ -199,8 +198,13 @@ class Sender:
     async def cancel(self, job: Job) -> None:
         """Tell the worker of a job whose cancel was requested. When it cannot be told now, reconciliation tells it."""
         attempt = job.attempt
-        member = self._roster.members.get(attempt.worker_id) if attempt else None
-        if attempt is None or member is None or attempt.remote_id is None:
+        if attempt is None:
+            return
+        member = self._roster.members.get(attempt.worker_id)
+        if member is None:
+            await self._apply(job, on_removal(job))  # there is nobody to tell, and nobody to wait for
+            return
+        if attempt.remote_id is None:
             return  # it is being sent; `send` comes back to it
         if attempt.state is AttemptState.ENDED or attempt.closed:
             return
@@ -208,8 +212,8 @@ class Sender:
             await member.link.cancel(attempt.remote_id)
         except GoneError:
             try:
-                await self._jobs.apply(job.job_id, h.CancelConfirmed(attempt=attempt.number))
-            except IllegalTransitionError:
+                await self._jobs.apply(job.job_id, h.CancelConfirmed(attempt=attempt.number), fence=member.fence)
+            except (IllegalTransitionError, ClosedLineError):
                 return
         except LinkError as error:
             _log.warning("Worker %s cannot be told to cancel %s: %s", short(attempt.worker_id), job.job_id, error)

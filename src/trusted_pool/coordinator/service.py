@@ -1,12 +1,13 @@
 """The coordinator as one service: what it is made of, and its one lifecycle."""
 
-import asyncio
 import logging
 from collections.abc import Iterable
 
 import msgspec
 
 from trusted_pool.coordinator.admission import Admission
+from trusted_pool.coordinator.allowlist import Allowlist
+from trusted_pool.coordinator.allowlist_trail import Trail
 from trusted_pool.coordinator.audit import Anchor, Audit
 from trusted_pool.coordinator.bulletin import Bulletin
 from trusted_pool.coordinator.cancel import Cancel
@@ -18,22 +19,24 @@ from trusted_pool.coordinator.explain import Explain
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.keys import Keys
 from trusted_pool.coordinator.logs import Logs
+from trusted_pool.coordinator.membership import Membership, Pace
 from trusted_pool.coordinator.owner_limits import OwnerLimits
 from trusted_pool.coordinator.read import Read
 from trusted_pool.coordinator.reconcile import Reconciler
-from trusted_pool.coordinator.roster import Member, Roster
+from trusted_pool.coordinator.removal import Removal
+from trusted_pool.coordinator.roster import Roster
 from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.submit import Submit
 from trusted_pool.coordinator.tasks import Tasks
-from trusted_pool.coordinator.watch import Watcher
 from trusted_pool.core.access import BY_CONSOLE, Access
 from trusted_pool.core.limits import Limits
 from trusted_pool.core.words import OnWorkerLoss
 from trusted_pool.core.worker import Worker
+from trusted_pool.ports.allowlist import AllowlistFile
 from trusted_pool.ports.blobs import Blobs
 from trusted_pool.ports.clock import Clock, Dice
 from trusted_pool.ports.link import LinkTo
-from trusted_pool.ports.store import Store, Unit, Versioned
+from trusted_pool.ports.store import Store, Unit
 from trusted_pool.protocol.audit import Sign
 
 _log = logging.getLogger(__name__)
@@ -64,10 +67,12 @@ class Coordinator:
         settings: Settings,
         anchor: Anchor | None = None,
         without_key: Access | None = None,
+        workers_file: AllowlistFile | None = None,
     ) -> None:
         """`sign`: by the pool's key. `anchor`: where the head of the audit trail is kept beside the store.
 
         `without_key`: what somebody may do who shows no API key, once there are some; None: nothing.
+        `workers_file`: where the allowlist is kept; without it no command can change the allowlist.
         """
         self.pool_id = pool_id
         self.settings = settings
@@ -76,7 +81,6 @@ class Coordinator:
         self._clock = clock
         self._dice = dice
         self._tasks = Tasks()
-        self._watchers: dict[str, tuple[Watcher, asyncio.Task[None] | None]] = {}
         self.bulletin = Bulletin()
         self.roster = Roster(link_to)
         self.contents = Contents(blobs, store)
@@ -97,11 +101,10 @@ class Coordinator:
             on_worker_loss=settings.on_worker_loss,
         )
         self._sender = Sender(self.jobs, self.roster, self.contents, clock, dice)
-        self._collector = Collector(self.jobs, self.roster, self.contents, clock, dice)
-        self._reconciler = Reconciler(
+        self._collector = Collector(self.jobs, self.contents, clock, dice)
+        reconciler = Reconciler(
             store=store,
             jobs=self.jobs,
-            roster=self.roster,
             sender=self._sender,
             collector=self._collector,
             tasks=self._tasks,
@@ -123,6 +126,21 @@ class Coordinator:
         self.duties = Duties(
             store=store, jobs=self.jobs, roster=self.roster, tasks=self._tasks, clock=clock, audit=self.audit
         )
+        self.removal = Removal(store, self.jobs, self.roster)
+        self._membership = Membership(
+            store=store,
+            jobs=self.jobs,
+            roster=self.roster,
+            reconciler=reconciler,
+            removal=self.removal,
+            duties=self.duties,
+            tasks=self._tasks,
+            clock=clock,
+            dice=dice,
+            pace=Pace(check_interval_s=settings.check_interval_s, grace_s=settings.grace_s),
+        )
+        self._trail = Trail(store, self.audit, self._tasks)
+        self.allowlist = Allowlist(workers_file, self._membership, self._trail)
         self.read = Read(
             store=store,
             jobs=self.jobs,
@@ -134,10 +152,11 @@ class Coordinator:
             pool_id=pool_id,
         )
         self.logs = Logs(store, self.jobs, self.roster, self.contents, self.bulletin)
-        self._sender.on_trouble = self._collector.on_trouble = self._trouble
+        self._sender.on_trouble = self._collector.on_trouble = self._membership.trouble
         self.roster.on_change = self.limits.on_change = self._dispatcher.wake
         self.bulletin.listen(self.admission.noticed)
         self.bulletin.listen(self.roster.account)
+        self.bulletin.listen(self.removal.noticed)
         self.bulletin.listen(self._dispatcher.noticed)
 
     async def start(self, allowlist: Iterable[Worker]) -> None:
@@ -150,49 +169,20 @@ class Coordinator:
             _log.info("Removed %d unfinished uploads", swept)
         rows = await self._store.open_jobs()  # before anybody changes them
         self._sender.inherit(row.job for row in rows)
-        listed = list(allowlist)
-        await self._follow_removed(rows, {worker.worker_id for worker in listed})
-        await self.reload(listed)
         for row in rows:
             self.roster.account(None, row.job)
+            self.removal.noticed(None, row.job)
+        listed = list(allowlist)
+        await self._trail.start(listed)
+        self._membership.start(listed, await self._store.workers(), rows)
         self._set_paused(paused=(await self._store.settings()).get(PAUSED) is not None)
-        self.duties.take_up()
         self._tasks.spawn(self._dispatcher.run(), "dispatcher")
         self._tasks.spawn(self.keys.keep_uses(), "uses of keys")
-
-    async def _follow_removed(self, rows: Iterable[Versioned], listed: set[str]) -> None:
-        """Watch the workers that are not listed any more and still have jobs: what runs there goes on, or is lost."""
-        assigned = {row.job.assigned_to for row in rows} - listed
-        for worker in await self._store.workers():
-            if worker.worker_id in assigned:
-                await self._watch(self.roster.follow(worker))
+        self._tasks.spawn(self.allowlist.watch(), "watch of the allowlist")
 
     async def reload(self, allowlist: Iterable[Worker]) -> None:
-        """Make an allowlist true; what runs goes on."""
-        known = {w.worker_id: w for w in await self._store.workers()}
-        new, replaced = self.roster.admit(allowlist, known)
-        for member in new:
-            await self._watch(member)
-        for member in replaced:
-            await member.link.close()
-
-    async def _watch(self, member: Member) -> None:
-        worker_id = member.worker.worker_id
-        old = self._watchers.pop(worker_id, None)
-        if old is not None and old[1] is not None:
-            old[1].cancel()
-        watcher = Watcher(
-            member=member,
-            store=self._store,
-            jobs=self.jobs,
-            roster=self.roster,
-            reconciler=self._reconciler,
-            clock=self._clock,
-            dice=self._dice,
-            interval_s=self.settings.check_interval_s,
-            grace_s=self.settings.grace_s,
-        )
-        self._watchers[worker_id] = (watcher, self._tasks.spawn(watcher.run(), f"watch {worker_id[:12]}"))
+        """Make an allowlist true: who is new is watched, and who is not in it any more is cut off at once."""
+        await self.allowlist.make_true(list(allowlist))
 
     async def pause(self, *, paused: bool, by: Access = BY_CONSOLE) -> None:
         """Dispatch nothing until it is resumed; what runs goes on. Kept over restarts."""
@@ -204,11 +194,6 @@ class Coordinator:
     def _set_paused(self, *, paused: bool) -> None:
         self.explain.paused = self._dispatcher.paused = paused
         self._dispatcher.wake()
-
-    def _trouble(self, worker_id: str, words: str) -> None:
-        watcher = self._watchers.get(worker_id)
-        if watcher is not None:
-            watcher[0].trouble(words)
 
     def login_failed(self, where: str, words: str) -> None:
         """Have it written down that somebody showed a key that opens nothing."""
@@ -223,5 +208,4 @@ class Coordinator:
         """End all work in hand. Nothing is lost by it: the store has everything. Idempotent."""
         await self._tasks.close()
         await self.keys.keep_uses_now()
-        for member in self.roster.members.values():
-            await member.link.close()
+        await self._membership.close()

@@ -67,6 +67,8 @@ class Watcher:
 
     def trouble(self, words: str) -> None:
         """Take note of a failed call: it is given no jobs until a check has been answered, and that is now."""
+        if self._member.closed:
+            return
         if self._worker.health is WorkerHealth.HEALTHY:
             self._set(silent(self._worker, words, self._grace_s, self._clock.now()))
             _log.warning("Worker %s does not answer: %s", short(self._worker.worker_id), words)
@@ -84,7 +86,7 @@ class Watcher:
 
     async def _go_on(self, loop: Callable[[], Awaitable[None]]) -> None:
         """Run a loop that never ends; what nobody expected must not end the watch of a worker."""
-        while True:
+        while not self._member.closed:
             try:
                 await loop()
             except StoreError as error:
@@ -129,6 +131,8 @@ class Watcher:
                 _log.error("Worker %s is fenced off from this coordinator: %s", short(before.worker_id), error)
             self._set(after)
         except (LinkError, TimeoutError) as error:
+            if self._member.closed:
+                return  # it is we who cut the line
             before = self._worker  # as it is now: an operator may have cordoned it while it was asked
             words = str(error) or "no answer to a health check in time"
             after = silent(before, words, self._grace_s, self._clock.now())
@@ -162,6 +166,8 @@ class Watcher:
             return "", 0
 
     def _set(self, worker: Worker) -> None:
+        if self._member.closed:
+            return
         self._roster.update(worker)
         if worker.health is WorkerHealth.HEALTHY:
             self._healthy.set()
@@ -208,6 +214,8 @@ class Watcher:
                         await self._take(message)
                         seq = message.seq
             except LinkError as error:
+                if self._member.closed:
+                    return  # it is we who cut the line
                 self.trouble(str(error))
                 await asyncio.sleep(pause)
                 pause = min(EVENTS_PAUSE_MAX_S, pause * 2)
@@ -218,7 +226,7 @@ class Watcher:
 
         async def apply() -> None:
             try:
-                await self._reconciler.event(self._worker.worker_id, event)
+                await self._reconciler.event(self._member, event)
             except Exception as error:  # noqa: BLE001 - whatever it is, the event must not be lost
                 # The stream goes on behind it, so it must be found by comparing.
                 _log.exception("An event of job %s was not applied", event.job_id)

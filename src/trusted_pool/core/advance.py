@@ -11,6 +11,19 @@ from trusted_pool.core.job import Attempt, Job
 from trusted_pool.core.tables import ATTEMPT, JOB, Move
 from trusted_pool.core.words import FAULT_OF, AttemptState, JobState, OnWorkerLoss, Reason
 
+#: Why a worker counts as lost, in the words of who is told.
+_LOST = {
+    Reason.WORKER_LOST: "its worker was silent for longer than the grace period",
+    Reason.WORKER_REMOVED: "its worker was removed from the allowlist",
+}
+#: The same, of a job that stays assigned.
+_HELD = {
+    Reason.WORKER_LOST: "its worker is silent; it stays assigned, as its policy says",
+    Reason.WORKER_REMOVED: "its worker was removed from the allowlist; it stays assigned, as its policy says",
+}
+#: They say nothing about the job: the next backoff is no longer for them.
+_NO_BACKOFF = (Reason.WORKER_FULL, Reason.WORKER_REMOVED)
+
 
 class IllegalTransitionError(Exception):
     """What happened cannot happen in this state. The job is as it was."""
@@ -112,7 +125,8 @@ def _of_attempt(job: Job, event: h.OfAttempt, now: float) -> Job:
         raise error(f"{kind} cannot happen to an attempt that is {attempt.state}")
     after = _attempt_after(attempt, event, new_state, now)
     # A hold is said once; and any word of the attempt after it says that the worker is back.
-    if after == attempt and isinstance(event, h.Held) == (job.reason is Reason.WORKER_LOST):
+    held_as = job.reason if job.reason in _HELD else None
+    if after == attempt and held_as is (event.reason if isinstance(event, h.Held) else None):
         return job
     move, reason, words = _decide(job, attempt, event)
     state = _to(job, move)
@@ -162,12 +176,11 @@ def _decide(job: Job, attempt: Attempt, event: h.OfAttempt) -> tuple[Move, Reaso
         case h.Collected():
             return _verdict(attempt)
         case h.Held():
-            return Move.KEEP, Reason.WORKER_LOST, "its worker is silent; it stays assigned, as its policy says"
+            return Move.KEEP, event.reason, _HELD[event.reason]
         case h.CancelConfirmed():
             return Move.CANCEL, Reason.CANCELLED, job.detail
         case h.WorkerLost():
-            words = "its worker was silent for longer than the grace period"
-            return _again(job, Reason.WORKER_LOST, words)
+            return _again(job, event.reason, _LOST[event.reason])
         case h.Interrupted():
             return _again(job, event.reason, event.words)
         case h.ResultsLost():
@@ -223,7 +236,7 @@ def _requeue(job: Job, state: JobState, event: h.OfAttempt, reason: Reason | Non
         detail=words,
         request=request,
         not_before=getattr(event, "not_before", 0.0),
-        backoffs=job.backoffs + (reason is not Reason.WORKER_FULL),  # a full worker says nothing about the job
+        backoffs=job.backoffs + (reason not in _NO_BACKOFF),
     )
 
 

@@ -71,13 +71,16 @@ class NotSent(OfAttempt, frozen=True, kw_only=True):
 
 
 class WorkerLost(OfAttempt, frozen=True, kw_only=True):
-    """The worker was silent for longer than the grace; the job's policy is retry or fail."""
+    """The worker was silent for longer than the grace, or was removed; the job's policy is retry or fail."""
 
     not_before: float
+    reason: Reason = Reason.WORKER_LOST
 
 
 class Held(OfAttempt, frozen=True, kw_only=True):
-    """The worker was silent for longer than the grace; the job's policy is to stay assigned."""
+    """The worker was silent for longer than the grace, or was removed; the job's policy is to stay assigned."""
+
+    reason: Reason = Reason.WORKER_LOST
 
 
 class Interrupted(OfAttempt, frozen=True, kw_only=True):

@@ -2,7 +2,7 @@
 
 from trusted_pool.core import happenings as h
 from trusted_pool.core.job import Job
-from trusted_pool.core.words import OnWorkerLoss
+from trusted_pool.core.words import OnWorkerLoss, Reason
 
 FIRST_S = 1.0
 LONGEST_S = 300.0
@@ -19,9 +19,18 @@ def backoff_s(times: int, jitter: float) -> float:
 
 def on_loss(job: Job, now: float, jitter: float) -> h.OfAttempt:
     """What a worker's silence beyond the grace means for a job that is assigned to it."""
+    return _loss(job, Reason.WORKER_LOST, now + backoff_s(job.backoffs, jitter))
+
+
+def on_removal(job: Job) -> h.OfAttempt:
+    """What it means for a job that its worker was taken off the allowlist: lost at once, and no reason to wait."""
+    return _loss(job, Reason.WORKER_REMOVED, 0.0)
+
+
+def _loss(job: Job, reason: Reason, not_before: float) -> h.OfAttempt:
     attempt = job.attempt
     if attempt is None:
         raise ValueError("a job without an attempt has no worker to lose")
     if job.retry.on_worker_loss is OnWorkerLoss.HOLD and job.cancel_requested_at is None:
-        return h.Held(attempt=attempt.number)
-    return h.WorkerLost(attempt=attempt.number, not_before=now + backoff_s(job.backoffs, jitter))
+        return h.Held(attempt=attempt.number, reason=reason)
+    return h.WorkerLost(attempt=attempt.number, not_before=not_before, reason=reason)

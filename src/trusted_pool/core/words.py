@@ -23,7 +23,7 @@ class AttemptState(StrEnum):
     ENDED = "ended"  #: it ended there; logs and outputs are being copied
     COLLECTED = "collected"  #: its result is the job's result
     REFUSED = "refused"  #: the worker would not take it
-    LOST = "lost"  #: the worker was silent for longer than the grace, or its results are gone
+    LOST = "lost"  #: the worker was silent for longer than the grace, or was removed, or its results are gone
     INTERRUPTED = "interrupted"  #: the worker came back without it
     CANCELLED = "cancelled"  #: ended by a cancel
 
@@ -46,6 +46,7 @@ class Reason(StrEnum):
     WORKER_REFUSED = "worker_refused"  #: queued again: a worker said no; others may say yes
     WORKER_UNREACHABLE = "worker_unreachable"  #: queued again: not a byte reached the worker
     WORKER_LOST = "worker_lost"  #: the worker was silent for longer than the grace
+    WORKER_REMOVED = "worker_removed"  #: the worker was taken off the allowlist
     INTERRUPTED = "interrupted"  #: the worker restarted while the job ran
     DRAINED = "drained"  #: its worker had to be free by a deadline
     RESULTS_LOST = "results_lost"  #: it ended, but its results could not be copied
@@ -119,6 +120,7 @@ FAULT_OF: dict[Reason, Fault] = {
     Reason.BAD_OUTPUT: Fault.USER,
     Reason.SANDBOX_FAILED: Fault.WORKER,
     Reason.WORKER_LOST: Fault.WORKER,
+    Reason.WORKER_REMOVED: Fault.OPERATOR,
     Reason.INTERRUPTED: Fault.WORKER,
     Reason.DRAINED: Fault.OPERATOR,
     Reason.RESULTS_LOST: Fault.WORKER,
@@ -132,6 +134,7 @@ FAULT_OF: dict[Reason, Fault] = {
 RETRYABLE = frozenset(
     {
         Reason.WORKER_LOST,
+        Reason.WORKER_REMOVED,
         Reason.INTERRUPTED,
         Reason.DRAINED,
         Reason.RESULTS_LOST,

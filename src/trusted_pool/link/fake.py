@@ -17,7 +17,6 @@ from trusted_pool.link.trouble import of_status
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import (
     GoneError,
-    LinkError,
     NotSentError,
     OpenInput,
     Order,
@@ -70,20 +69,21 @@ class Wire:
         """Let new calls through."""
         self._cut = asyncio.Event()
 
-    async def until_cut(self, doing: Awaitable[T]) -> T:
-        """Wait for the outcome. Raises UnansweredError when the wire is cut first."""
-        task, cut = asyncio.ensure_future(doing), asyncio.ensure_future(self._cut.wait())
+    async def until_cut(self, doing: Awaitable[T], over: asyncio.Event) -> T:
+        """Wait for the outcome. Raises UnansweredError when the wire is cut first, or `over` is set."""
+        task = asyncio.ensure_future(doing)
+        cuts = [asyncio.ensure_future(event.wait()) for event in (self._cut, over)]
         try:
-            await asyncio.wait({task, cut}, return_when=asyncio.FIRST_COMPLETED)
+            await asyncio.wait({task, *cuts}, return_when=asyncio.FIRST_COMPLETED)
             if not task.done():
                 raise UnansweredError("the line broke")
             return task.result()
         finally:
-            cut.cancel()
-            if not task.done():
-                task.cancel()
-            with contextlib.suppress(asyncio.CancelledError, StopAsyncIteration, PoolError, LinkError):
-                await task  # its outcome is nobody's when the caller has gone
+            for cut in cuts:
+                cut.cancel()
+            await _end(task)
+            if not task.cancelled():
+                task.exception()  # it is nobody's when the caller has gone
 
 
 class FakeLink:
@@ -94,7 +94,7 @@ class FakeLink:
         self._wire = wire
         self._pool_id = pool_id
         self._epoch = epoch
-        self._closed = False
+        self._closed = asyncio.Event()
 
     async def health(self) -> HealthAnswer:
         """Ask how it is."""
@@ -155,12 +155,12 @@ class FakeLink:
                 yield piece
 
     async def close(self) -> None:
-        """Let go."""
-        self._closed = True
+        """Cut all that is under way."""
+        self._closed.set()
 
     def _reach(self) -> None:
         """Raise unless the listed worker is at the other end of an open wire."""
-        if self._closed:
+        if self._closed.is_set():
             raise NotSentError("the line to it is closed")
         if self._wire.down:
             raise NotSentError("cannot connect")
@@ -192,7 +192,7 @@ class FakeLink:
 
         try:
             async with asyncio.timeout(CALL_S):
-                return await self._wire.until_cut(deliver())
+                return await self._wire.until_cut(deliver(), self._closed)
         except PoolError as error:
             raise _as_link_error(error, may_be_gone=may_be_gone) from None
         except TimeoutError:
@@ -212,7 +212,7 @@ class FakeLink:
             while True:
                 try:
                     async with asyncio.timeout(silence_s):
-                        message = await self._wire.until_cut(_next(source))
+                        message = await self._wire.until_cut(_next(source), self._closed)
                 except StopAsyncIteration:
                     return
                 except PoolError as error:
@@ -224,10 +224,25 @@ class FakeLink:
                     raise UnansweredError("the line broke")
                 await asyncio.sleep(fate.delay_s)
                 for _ in range(fate.copies):
+                    if self._closed.is_set():
+                        raise UnansweredError("the line broke")
                     yield message
         finally:
             if hasattr(source, "aclose"):
                 await source.aclose()
+
+
+async def _end(task: asyncio.Future[T]) -> None:
+    """End what is under way and wait for that; a cancel of the caller meanwhile comes after it."""
+    cancelled: asyncio.CancelledError | None = None
+    while not task.done():
+        task.cancel()
+        try:
+            await asyncio.wait({task})
+        except asyncio.CancelledError as error:
+            cancelled = error
+    if cancelled is not None:
+        raise cancelled
 
 
 async def _next(source: AsyncIterator[T]) -> T:

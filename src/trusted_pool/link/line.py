@@ -5,9 +5,12 @@
 
 import asyncio
 import contextlib
+import errno
 import re
 import socket
 import ssl
+import struct
+import weakref
 from abc import ABC, abstractmethod
 from collections.abc import AsyncIterator
 from typing import Any
@@ -44,6 +47,14 @@ def new_socket(info: Any) -> socket.socket:
     return sock
 
 
+def _cut(sock: socket.socket) -> None:
+    """End a connection under whoever uses it. Closing it would first send what is still to be sent."""
+    with contextlib.suppress(OSError):  # it was never connected, or is closed
+        sock.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))  # the kernel forgets the rest
+    with contextlib.suppress(OSError):
+        sock.shutdown(socket.SHUT_RDWR)
+
+
 class Calls(ABC):
     """Requests to one worker. A line says how it connects, and with what each request is secured."""
 
@@ -53,6 +64,8 @@ class Calls(ABC):
         self._connect_s = connect_s
         self._session: aiohttp.ClientSession | None = None
         self._closed = False
+        self._sockets: weakref.WeakSet[socket.socket] = weakref.WeakSet()
+        self._answers: set[aiohttp.ClientResponse] = set()  #: that are being read
 
     @abstractmethod
     def _connector(self) -> aiohttp.TCPConnector:
@@ -78,7 +91,7 @@ class Calls(ABC):
     async def _send(
         self, method: str, path: str, headers: dict[str, str], body: SubmitBody | None
     ) -> aiohttp.ClientResponse:
-        return await self._sessions().request(
+        response = await self._sessions().request(
             method,
             URL(self._base + path, encoded=True),
             data=body,
@@ -87,6 +100,16 @@ class Calls(ABC):
             allow_redirects=False,
             **self._security(),
         )
+        if self._closed:
+            response.close()
+            raise UnansweredError("the line to it is closed")
+        self._answers.add(response)
+        return response
+
+    def _done(self, response: aiohttp.ClientResponse | None) -> None:
+        if response is not None:
+            self._answers.discard(response)
+            response.close()  # a connection whose answer was read whole is back in the pool already
 
     async def call(
         self,
@@ -114,8 +137,7 @@ class Calls(ABC):
             begun = not isinstance(error, ValueError) if body is None else body.begun
             raise of_error(error, begun=begun) from error
         finally:
-            if response is not None:
-                response.close()  # a connection whose answer was read whole is back in the pool already
+            self._done(response)
         if not response.ok or response.status >= 300:  # noqa: PLR2004 - all but success
             raise of_status(response.status, answer, response.headers.get("Retry-After"), may_be_gone=may_be_gone)
         return answer
@@ -138,12 +160,22 @@ class Calls(ABC):
                 raise of_status(response.status, refusal, said, may_be_gone=may_be_gone)
             yield response.content
         finally:
-            if response is not None:
-                response.close()
+            self._done(response)
+
+    def _new_socket(self, info: Any) -> socket.socket:
+        if self._closed:
+            raise OSError(errno.ECONNABORTED, "the line to it is closed")
+        sock = new_socket(info)
+        self._sockets.add(sock)
+        return sock
 
     async def close(self) -> None:
-        """Let go of connections. Idempotent; later calls raise NotSentError."""
+        """Cut all connections at once, whatever is under way on them. Idempotent; later calls raise NotSentError."""
         self._closed = True
+        for sock in self._sockets:
+            _cut(sock)
+        for response in self._answers:  # the session would forget those who wait for the next piece
+            response.content.set_exception(aiohttp.ClientConnectionError("the line to it is closed"))
         if self._session is not None:
             await self._session.close()
 
@@ -175,7 +207,7 @@ class Line(Calls):
         self._tls_at = 0.0
 
     def _connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=new_socket)
+        return aiohttp.TCPConnector(limit=0, keepalive_timeout=KEEP_ALIVE_S, socket_factory=self._new_socket)
 
     def _security(self) -> dict[str, Any]:
         now = self._clock.now()

@@ -322,12 +322,12 @@ class SandrunLink:
             skip = max(0, skip - len(piece))
 
     async def close(self) -> None:
-        """Let go of connections and of all copies."""
+        """Cut all connections, then let go of all copies."""
         self._closed = True
+        await self._line.close()
+        self._memory.ring()
         for remote_id in list(self._memory.held):
             await self._memory.forget(remote_id)
-        self._memory.ring()
-        await self._line.close()
 
     async def _small(self, method: str, path: str, *, may_be_gone: bool = False) -> bytes:
         deadline = asyncio.timeout(self._pace.call_s)

@@ -8,7 +8,7 @@ from typing import Any
 import aiohttp
 
 from trusted_pool.link.endpoint import base_url
-from trusted_pool.link.line import Calls, new_socket
+from trusted_pool.link.line import Calls
 
 
 class PlainLine(Calls):
@@ -19,7 +19,7 @@ class PlainLine(Calls):
         super().__init__(base_url(endpoint, "http"), connect_s)
 
     def _connector(self) -> aiohttp.TCPConnector:
-        return aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=new_socket)
+        return aiohttp.TCPConnector(limit=0, force_close=True, socket_factory=self._new_socket)
 
     def _security(self) -> dict[str, Any]:
         return {}

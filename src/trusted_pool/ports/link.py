@@ -113,7 +113,11 @@ class WorkerLink(Protocol):
         """Read the framed log from byte `start`; with `follow` until the attempt ended. Raises GoneError, LinkError."""
 
     async def close(self) -> None:
-        """Let go of connections. Idempotent."""
+        """Cut it, whatever is under way. Idempotent.
+
+        What is under way ends at once, with LinkError: a submit of which a byte may have gone with UnansweredError. Not
+        a byte goes to the worker any more, and later calls raise NotSentError.
+        """
 
 
 class Sent(msgspec.Struct, frozen=True, kw_only=True):

@@ -10,7 +10,7 @@ import msgspec
 from simulation.engine.ledger import Ledger
 from simulation.engine.loop import Process, SeededLoop
 from simulation.engine.node import POOL, Node
-from simulation.engine.stored import Port, SimStore
+from simulation.engine.stored import Listening, Port, SimStore
 from simulation.engine.trace import Trace
 from simulation.engine.weather import Fortune, JumpingClock, SeededDice
 from trusted_pool.blobs.memory import MemoryBlobs
@@ -36,10 +36,10 @@ class NoAnswerError(Exception):
 class SimLink(FakeLink):
     """A line that says in the trace what goes over it."""
 
-    def __init__(self, worker: Worker, wire: Wire, ledger: Ledger, retired: Callable[[str], bool]) -> None:
+    def __init__(self, worker: Worker, wire: Wire, ledger: Ledger, listed: Callable[[WorkerLink], bool]) -> None:
         super().__init__(worker, wire, POOL)
         self._ledger = ledger
-        self._retired = retired
+        self._listed = listed
 
     async def health(self) -> HealthAnswer:
         """Ask, and take note of an answer."""
@@ -49,7 +49,7 @@ class SimLink(FakeLink):
 
     async def submit(self, order: Order, open_input: OpenInput) -> AcceptedAnswer:
         """Send, unless it is nobody who may have it."""
-        if self._retired(self.worker.worker_id):
+        if not self._listed(self):
             self._ledger.wrong("unlisted", f"{order.job_id} is sent to {self.worker.worker_id}, which is not listed")
         return await super().submit(order, open_input)
 
@@ -109,7 +109,7 @@ class Head:
 
     async def _start(self, process: Process) -> None:
         coordinator = Coordinator(
-            store=Port(self.store),
+            store=Listening(Port(self.store), self._ledger, lambda name: name in coordinator.roster.members),
             blobs=Port(self.blobs),
             link_to=lambda worker: self._link_to(worker, coordinator),
             clock=self.clock,
@@ -128,11 +128,11 @@ class Head:
         if worker.worker_id in self.down or not node.up:
             wire.cut()
 
-        def retired(name: str) -> bool:
-            member = coordinator.roster.members.get(name)
-            return member is not None and member.retired
+        def listed(link: WorkerLink) -> bool:
+            member = coordinator.roster.members.get(worker.worker_id)
+            return member is not None and member.link is link
 
-        return SimLink(worker, wire, self._ledger, retired)
+        return SimLink(worker, wire, self._ledger, listed)
 
     def see(self, name: str) -> None:
         """Make the wire to a node what it is: open when the node listens and nothing is between."""

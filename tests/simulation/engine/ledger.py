@@ -10,8 +10,12 @@ import msgspec
 from simulation.engine.trace import Finding, Trace
 from trusted_pool.core.invariants import broken
 from trusted_pool.core.job import Job
-from trusted_pool.core.words import AttemptState, JobState
+from trusted_pool.core.words import AttemptState, JobState, Reason
 from trusted_pool.ports.store import Event, Result, Unit
+
+
+#: What is only said by workers, or of those that are given work: by none that is not listed.
+WORDS = frozenset({"Placed", "Accepted", "Started", "Ended", "Collected", "Refused", "WorkerFull", "Stale"})
 
 
 class Run(msgspec.Struct, kw_only=True):
@@ -63,6 +67,17 @@ class Ledger:
 
     # Commits
 
+    def told(self, unit: Unit, listed: Callable[[str], bool]) -> None:
+        """Hold a unit that is about to be committed against the allowlist of this moment."""
+        for event in unit.events:
+            if event.kind not in WORDS:
+                continue
+            worker = event.data.get("worker_id")
+            if unit.job is not None:
+                worker = unit.job.attempts[event.attempt - 1].worker_id
+            if worker is not None and not listed(str(worker)):
+                self.wrong("unlisted", f"{event.job_id}: {event.kind} of {worker}, which is not listed, is taken")
+
     def committed(self, before: Job | None, unit: Unit) -> None:
         """Hold a kept unit against what must be true."""
         for event in unit.events:
@@ -111,7 +126,8 @@ class Ledger:
             self.wrong("placed twice", f"{before.job_id} was {before.state} when it was placed")
         if event.kind == "Placed" and before is not None and event.at < before.not_before:
             self.wrong("not before", f"{before.job_id} was placed {before.not_before - event.at:.1f} s early")
-        if event.kind == "WorkerLost" and before is not None and before.attempt is not None:
+        silent = event.kind == "WorkerLost" and event.data["reason"] == Reason.WORKER_LOST
+        if silent and before is not None and before.attempt is not None:
             now = asyncio.get_running_loop().time()
             heard_at = self.heard_at.get(before.attempt.worker_id, 0.0)
             if now - heard_at < self.grace_s and self.jumped_at < heard_at:

@@ -12,8 +12,10 @@ from trusted_pool.coordinator import watch
 from trusted_pool.coordinator.cancel import Cancel
 from trusted_pool.coordinator.collect import Collector
 from trusted_pool.coordinator.dispatch import Dispatcher
+from trusted_pool.coordinator.membership import Membership
 from trusted_pool.coordinator.reconcile import Reconciler
-from trusted_pool.coordinator.roster import Roster
+from trusted_pool.coordinator.removal import Left, Removal
+from trusted_pool.coordinator.roster import Member, Roster
 from trusted_pool.coordinator.send import Sender
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.coordinator.submit import Submit
@@ -48,10 +50,10 @@ def a_stale_result_is_accepted() -> Patches:
     """An old attempt's end counts as the end of the newest."""
     real = Collector.ended
 
-    async def ended(self: Collector, worker_id: str, event: Any) -> None:
+    async def ended(self: Collector, member: Any, event: Any) -> None:
         row = await self._jobs.load(event.job_id)
         newest = len(row.job.attempts) if row else event.attempt
-        await real(self, worker_id, msgspec.structs.replace(event, attempt=newest))
+        await real(self, member, msgspec.structs.replace(event, attempt=newest))
 
     return {(Collector, "ended"): ended}
 
@@ -155,9 +157,9 @@ def results_are_released_before_they_are_kept() -> Patches:
     """The worker may delete them while they are still being copied."""
     real = Collector._ended
 
-    async def ended(self: Collector, worker_id: str, event: Any) -> None:
-        await self.release(worker_id, event.remote_id)
-        await real(self, worker_id, event)
+    async def ended(self: Collector, member: Any, event: Any) -> None:
+        await self.release(member, event.remote_id)
+        await real(self, member, event)
 
     return {(Collector, "_ended"): ended}
 
@@ -264,8 +266,8 @@ def an_attempt_may_be_sent_again_before_its_answer_is_kept() -> Patches:
     """That it was not sent is written down after it was sent once more."""
     real = Sender._ask
 
-    async def ask(self: Sender, job: Job, attempt: Any, **options: Any) -> Any:
-        happenings = await real(self, job, attempt, **options)
+    async def ask(self: Sender, member: Any, job: Job, attempt: Any, **options: Any) -> Any:
+        happenings = await real(self, member, job, attempt, **options)
         self._sending.discard((job.job_id, attempt.number))
         return happenings
 
@@ -275,17 +277,8 @@ def an_attempt_may_be_sent_again_before_its_answer_is_kept() -> Patches:
 @mutant("unlisted")
 def a_removed_worker_is_sent_jobs() -> Patches:
     """The allowlist is looked at when a job is placed, and not when it is sent."""
-    real = Coordinator.__init__
-
-    class Unaware:
-        def __init__(self, inner: Any) -> None:
-            self.__dict__["inner"] = inner
-
-        def __getattr__(self, name: str) -> Any:
-            return False if name == "retired" else getattr(self.inner, name)
-
-        def __setattr__(self, name: str, value: object) -> None:
-            setattr(self.inner, name, value)
+    real_init, real_remove = Coordinator.__init__, Roster._remove
+    gone: dict[str, Any] = {}
 
     class Old:
         def __init__(self, roster: Roster) -> None:
@@ -293,13 +286,71 @@ def a_removed_worker_is_sent_jobs() -> Patches:
 
         @property
         def members(self) -> dict[str, Any]:
-            return {name: Unaware(member) for name, member in self._roster.members.items()}
+            return {**gone, **self._roster.members}
 
         def __getattr__(self, name: str) -> Any:
             return getattr(self._roster, name)
 
+    def remove(self: Roster, worker_id: str) -> Any:
+        gone[worker_id] = real_remove(self, worker_id)
+        return gone[worker_id]
+
     def init(self: Coordinator, **options: Any) -> None:
-        real(self, **options)
+        gone.clear()
+        real_init(self, **options)
         self._sender._roster = Old(self.roster)  # type: ignore[assignment]
 
-    return {(Coordinator, "__init__"): init}
+    return {(Coordinator, "__init__"): init, (Roster, "_remove"): remove}
+
+
+@mutant("unlisted")
+def a_removed_worker_is_still_listened_to() -> Patches:
+    """It is given nothing more; what it says counts on."""
+
+    def unwatch(self: Membership, worker_id: str) -> None:
+        self._watchers.pop(worker_id)
+
+    return {
+        (Membership, "_unwatch"): unwatch,
+        (Membership, "_close"): lambda *_: None,
+        (Member, "fence"): lambda _: None,
+    }
+
+
+@mutant("unlisted")
+def a_word_that_is_on_its_way_counts_though_its_worker_was_removed() -> Patches:
+    """The line is cut; what had come over it is looked at later."""
+    return {(Member, "fence"): lambda _: None}
+
+
+@mutant("kept")
+def the_jobs_of_a_removed_worker_stay_with_it() -> Patches:
+    """It is lost like any other: nobody looks after its jobs at once, and then nobody does at all."""
+
+    async def removal(_self: Removal, _worker_id: str) -> Left:
+        return Left()
+
+    return {(Removal, "__call__"): removal}
+
+
+@mutant("kept")
+def a_worker_that_was_removed_during_a_restart_is_forgotten() -> Patches:
+    """Only who is removed before our eyes is gone."""
+
+    def start(self: Membership, allowlist: Any, kept: Any, _open_jobs: Any) -> None:
+        self._roster.remember(kept)
+        self.make_true(allowlist)
+
+    return {(Membership, "start"): start}
+
+
+@mutant("stuck", "kept")
+def a_cancel_waits_for_a_worker_that_was_removed() -> Patches:
+    """There is nobody to hear it, and nobody notices."""
+    real = Sender.cancel
+
+    async def cancel(self: Sender, job: Job) -> None:
+        if job.attempt is not None and job.attempt.worker_id in self._roster.members:
+            await real(self, job)
+
+    return {(Sender, "cancel"): cancel}

@@ -3,6 +3,8 @@
 import asyncio
 from collections.abc import Callable
 
+import msgspec
+
 from simulation.engine.head import Head
 from simulation.engine.ledger import Ledger
 from simulation.engine.loop import SeededLoop
@@ -274,6 +276,8 @@ class Nemesis:
             return
         out = self._chance.choice(self._listed).worker_id
         kept = [w for w in self._listed if w.worker_id != out or self._fortune.happens(0.4)]
+        if self._fortune.happens(0.2):
+            kept = [msgspec.structs.replace(w, endpoint=f"https://{w.worker_id}:9443") for w in kept]
         self._head.allowlist = kept
         process = self._head.process
         if process is not None and self._head.up:

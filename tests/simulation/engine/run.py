@@ -25,6 +25,8 @@ from trusted_pool.sandbox.fake import Play
 SETTLE_S = 4000.0  #: after the last fault, until every job has ended
 CANCEL_S = 200.0  #: after the last fault, until every job whose cancel was acknowledged has ended
 RELEASE_S = 400.0  #: after the last job, until no worker holds anything
+LEFT_S = 40.0  #: for a job to leave a worker that was removed: longer than a pause of who waits for the store
+STALE_S = 10.0
 PROMPT_S = 3.0  #: for jobs of 0.2 s, two rounds of them, in a calm pool
 
 
@@ -65,6 +67,8 @@ class World:
         )
         self.ledger.grace_s = settings.grace_s
         self.head = Head(self.nodes, settings, **parts)
+        self._left_since: dict[tuple[str, int], float] = {}
+        self._awake_at = 0.0
         self.chaos_s = chance.choice((30.0, 100.0, 300.0))
         plans = [Plan.drawn(self.fortune, n, self.chaos_s * 0.7) for n in range(chance.choice((3, 6, 12)))]
         self.nemesis = Nemesis(self.head, self.nodes, **parts)
@@ -87,6 +91,11 @@ class World:
         if found is not None:
             raise found
 
+    def look_around(self) -> None:
+        """Look at what must be so whenever nothing is under way."""
+        self.count()
+        self.kept()
+
     def count(self) -> None:
         """When nothing is under way, what the coordinator counts is what the store holds."""
         head = self.head
@@ -100,6 +109,28 @@ class World:
             if member.load.active != held.get(name, 0):
                 words = f"{name} counts {member.load.active}, the store holds {held.get(name, 0)}"
                 self.ledger.wrong("loads", words)
+
+    def kept(self) -> None:
+        """No job stays for long with a worker that is not listed, unless its owner wants it to."""
+        head, now = self.head, self._loop.time()
+        coming = head.process is None or head.process.frozen or not head.up or head.store.full
+        if coming or now - self._awake_at > STALE_S:
+            self._left_since.clear()
+        self._awake_at = now
+        if coming:
+            return
+        coordinator = head.coordinator
+        left = {
+            (job.job_id, len(job.attempts))
+            for job in self.ledger.jobs().values()
+            if job.assigned_to is not None
+            and job.assigned_to not in coordinator.roster.members
+            and job.job_id not in coordinator.removal.held.get(job.assigned_to, ())
+        }
+        self._left_since = {key: self._left_since.get(key, now) for key in left}
+        for (job_id, attempt), since in self._left_since.items():
+            if now - since > LEFT_S:
+                self.ledger.wrong("kept", f"{job_id} attempt {attempt} is at a worker that is not listed any more")
 
     # The run
 
@@ -231,7 +262,7 @@ def simulate(seed: int, mutation: Callable[[], AbstractContextManager[None]] = n
         with mutation():
             world = World(seed, loop, trace, ears)
             loop.after_step = world.look
-            loop.when_quiet = world.count
+            loop.when_quiet = world.look_around
             loop.set_exception_handler(lambda _, context: _heard(ears, context))
             try:
                 loop.run_until_complete(world.main())

@@ -1,7 +1,7 @@
 """The coordinator's ports in the simulation: the memory store, watched, and ports that pass through the process."""
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from simulation.engine.ledger import Ledger
@@ -54,3 +54,21 @@ class Port:
             return answer
 
         return call
+
+
+class Listening:
+    """The coordinator's store, heard in the instant in which it is told to commit."""
+
+    def __init__(self, inner: Any, ledger: Ledger, listed: Callable[[str], bool]) -> None:
+        self._inner = inner
+        self._ledger = ledger
+        self._listed = listed
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._inner, name)
+
+    async def commit(self, units: Sequence[Unit]) -> list[Committed]:
+        """Commit, unless it is somebody's word who is nobody."""
+        for unit in units:
+            self._ledger.told(unit, self._listed)
+        return list(await self._inner.commit(units))

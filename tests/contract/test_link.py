@@ -17,7 +17,7 @@ from trusted_pool.core.words import AttemptState, Reason
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.fake import FakeLink, Fate, Wire
 from trusted_pool.link.fake_http import application
-from trusted_pool.link.fake_worker import FakeWorker
+from trusted_pool.link.fake_worker import FakeWorker, Parcel
 from trusted_pool.link.pinned import PinnedLink
 from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import (
@@ -44,7 +44,7 @@ from trusted_pool.protocol.errors import (
 )
 from trusted_pool.protocol.frames import STDOUT, Decoder, encode
 from trusted_pool.protocol.identity import identity_of
-from trusted_pool.protocol.messages import EndedEvent, Hello, InterruptedEvent, StartedEvent
+from trusted_pool.protocol.messages import AcceptedAnswer, EndedEvent, Hello, InterruptedEvent, StartedEvent
 from trusted_pool.serve import Server
 
 LONG = 20.0
@@ -434,6 +434,65 @@ def test_a_cancelled_call_leaves_the_link_usable(on: On) -> None:
             call.cancel()
             await asyncio.wait({call})
         assert (await bench.link.health()).status == "healthy"
+
+    on(body)
+
+
+def test_close_cuts_all_that_is_under_way_at_once(on: On) -> None:
+    async def body(bench: Bench) -> None:
+        remote = await taken(bench)
+        real, asked, answer = bench.worker.submit, asyncio.Event(), asyncio.Event()
+
+        async def slow(parcel: Parcel) -> AcceptedAnswer:
+            taken = await real(parcel)
+            asked.set()
+            await answer.wait()
+            return taken
+
+        bench.worker.submit = slow  # type: ignore[method-assign]
+        events = bench.link.events("", 0)
+        assert isinstance(await anext(events), Hello)
+        bench.worker.say(remote, encode(1.0, STDOUT, b"x"))
+        log = bench.link.log(remote, 0, follow=True)
+        assert await anext(log)
+        calls = [
+            asyncio.ensure_future(anext(events)),
+            asyncio.ensure_future(anext(log)),
+            asyncio.ensure_future(bench.link.submit(order(attempt=2), READ_NOTHING)),
+        ]
+        await asked.wait()
+        async with asyncio.timeout(2.0):  # long before anybody loses patience
+            await bench.link.close()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, LinkError) for outcome in outcomes), outcomes
+        assert isinstance(outcomes[2], UnansweredError), "the worker may have it"
+        bench.worker.end(remote, Outcome(exit_code=0))
+        answer.set()
+        for call in (bench.link.health(), bench.link.attempts(), anext(bench.link.events("", 0))):
+            with pytest.raises(NotSentError):
+                await call
+
+    on(body)
+
+
+def test_a_submit_that_is_cut_in_the_middle_does_not_become_a_job(on: On) -> None:
+    async def body(bench: Bench) -> None:
+        begun, go_on = asyncio.Event(), asyncio.Event()
+
+        async def slow(_: InputFile) -> AsyncIterator[bytes]:
+            yield b"x" * 300_000
+            begun.set()
+            await go_on.wait()
+            yield b"x" * 300_000
+
+        inputs = (InputFile(name="a", size=600_000, sha256=""),)
+        call = asyncio.ensure_future(bench.link.submit(order(inputs=inputs), slow))
+        await begun.wait()
+        await bench.link.close()
+        go_on.set()
+        with pytest.raises(LinkError):
+            await call
+        assert bench.worker.parcels == []
 
     on(body)
 

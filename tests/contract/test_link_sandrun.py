@@ -32,6 +32,7 @@ from trusted_pool.ports.blobs import BlobsError
 from trusted_pool.ports.link import (
     FullError,
     GoneError,
+    LinkError,
     NotSentError,
     OpenInput,
     Order,
@@ -593,5 +594,23 @@ def test_after_close_nothing_is_sent(on: On) -> None:
         with pytest.raises(NotSentError):
             await anext(events)
         assert len(bench.worker.submits) == 1
+
+    on(body)
+
+
+def test_close_cuts_all_that_is_under_way_at_once(on: On) -> None:
+    async def body(bench: Bench) -> None:
+        bench.worker.holds_back = True
+        await sent(bench, b"import time; time.sleep(2)\n")
+        await soon(lambda: bench.worker.starts)
+        events = bench.link.events("", 0)
+        assert isinstance(await anext(events), Hello)
+        calls = [asyncio.ensure_future(anext(events)), asyncio.ensure_future(sent(bench, attempt=2))]
+        await soon(lambda: bench.worker.waiting)
+        async with asyncio.timeout(1.0):  # the worker answers later
+            await bench.link.close()
+            outcomes = await asyncio.gather(*calls, return_exceptions=True)
+        assert all(isinstance(outcome, LinkError) for outcome in outcomes), outcomes
+        assert isinstance(outcomes[1], UnansweredError), "the worker may have it"
 
     on(body)

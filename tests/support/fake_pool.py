@@ -7,6 +7,7 @@ from typing import Self
 from support.archives import tar_gz
 from support.virtual_time import CountingDice, LoopClock, elapse
 from trusted_pool.blobs.memory import MemoryBlobs
+from trusted_pool.coordinator.entries import parse
 from trusted_pool.coordinator.service import Coordinator, Settings
 from trusted_pool.coordinator.submit import Upload
 from trusted_pool.core.invariants import broken
@@ -15,6 +16,7 @@ from trusted_pool.core.words import JobState
 from trusted_pool.core.worker import Worker
 from trusted_pool.link.fake import FakeLink, Wire
 from trusted_pool.link.fake_worker import FakeWorker
+from trusted_pool.ports.allowlist import AllowlistFile
 from trusted_pool.ports.store import Committed, Unit
 from trusted_pool.store.memory import MemoryStore
 
@@ -44,14 +46,27 @@ def anybody(_job: Job) -> None:
 class FakePool:
     """Use as `async with`; the coordinator can be crashed and started again on what it kept."""
 
-    def __init__(self, *names: str, slots: int = 4, settings: Settings | None = None) -> None:
+    def __init__(
+        self, *names: str, slots: int = 4, settings: Settings | None = None, file: AllowlistFile | None = None
+    ) -> None:
+        """`file`: says who is listed, instead of `names`; who is in it is at hand as soon as he is listed."""
         self.store = SlowStore()
         self.blobs = MemoryBlobs()
         self.settings = settings or Settings()
-        self.ends = {name: FakeWorker(name, slots=slots) for name in names}
-        self.wires = {name: Wire(end) for name, end in self.ends.items()}
+        self.file = file
+        self._slots = slots
+        self.ends: dict[str, FakeWorker] = {}
+        self.wires: dict[str, Wire] = {}
+        for name in names:
+            self._wire(name)
         self.dice = CountingDice()
         self.allowlist = [Worker(worker_id=name, endpoint=f"https://{name}:8443") for name in names]
+
+    def _wire(self, name: str) -> Wire:
+        if name not in self.wires:
+            self.ends[name] = FakeWorker(name, slots=self._slots)
+            self.wires[name] = Wire(self.ends[name])
+        return self.wires[name]
 
     async def __aenter__(self) -> Self:
         await self.start()
@@ -67,13 +82,16 @@ class FakePool:
         self.coordinator = Coordinator(
             store=self.store,
             blobs=self.blobs,
-            link_to=lambda worker: FakeLink(worker, self.wires[worker.worker_id], POOL),
+            link_to=lambda worker: FakeLink(worker, self._wire(worker.worker_id), POOL),
             clock=LoopClock(),
             dice=self.dice,
             pool_id=POOL,
             sign=lambda _message: b"",
             settings=self.settings,
+            workers_file=self.file,
         )
+        if self.file is not None:
+            self.allowlist = parse((await self.file.read()).raw)
         await self.coordinator.start(self.allowlist)
 
     async def submit(

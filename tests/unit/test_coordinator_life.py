@@ -385,23 +385,6 @@ def test_the_same_key_means_the_same_job():
     run(main())
 
 
-def test_a_removed_worker_keeps_what_it_runs_and_gets_nothing_new():
-    async def main():
-        async with FakePool("a", "b", slots=1) as pool:
-            job_id = await pool.submit()
-            job = await pool.accepted(job_id)
-            gone = job.attempts[0].worker_id
-            await pool.coordinator.reload([w for w in pool.allowlist if w.worker_id != gone])
-            others = [await pool.submit(), await pool.submit()]
-            await pool.accepted(others[0])
-            assert (await pool.job(others[1])).state is J.QUEUED
-            pool.ends[gone].end(remote(job), Outcome(exit_code=0), inline=True)
-            await pool.state(job_id, J.COMPLETED)
-            assert (await pool.coordinator.read.pool()).total_workers == 1
-
-    run(main())
-
-
 def test_each_change_is_logged_once_with_the_words_of_the_specification(caplog: pytest.LogCaptureFixture):
     caplog.set_level(logging.INFO, logger="trusted_pool")
 

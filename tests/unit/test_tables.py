@@ -10,12 +10,14 @@ from trusted_pool.core.advance import IllegalTransitionError, StaleAttemptError,
 from trusted_pool.core.invariants import broken
 from trusted_pool.core.job import Attempt, Job, Outcome, Retry
 from trusted_pool.core.request import Request
+from trusted_pool.core.retry import on_removal
 from trusted_pool.core.tables import ATTEMPT, JOB, OF_ATTEMPT, OF_JOB, Move
 from trusted_pool.core.words import (
     ATTEMPT_FINAL,
     FAULT_OF,
     JOB_FINAL,
     AttemptState,
+    Fault,
     JobState,
     OnWorkerLoss,
     Reason,
@@ -156,6 +158,35 @@ def test_the_retry_policy_decides_after_a_loss(policy: OnWorkerLoss, kind: str, 
     job = advance(queued(retry=Retry(on_worker_loss=policy)), h.Placed(attempt=1, worker_id="w"), 2.0)
     job = advance(advance(job, OF_ATTEMPT_1["Accepted"], 2.0), OF_ATTEMPT_1["Started"], 2.0)
     assert advance(job, OF_ATTEMPT_1[kind], 9.0).state is state
+
+
+@pytest.mark.parametrize("policy", list(OnWorkerLoss))
+@pytest.mark.parametrize("cancelled", [False, True])
+def test_a_removal_is_a_loss_at_once_and_the_operators_doing(policy: OnWorkerLoss, cancelled: bool):
+    job = advance(queued(retry=Retry(on_worker_loss=policy)), h.Placed(attempt=1, worker_id="w"), 2.0)
+    job = advance(advance(job, OF_ATTEMPT_1["Accepted"], 2.0), OF_ATTEMPT_1["Started"], 2.0)
+    if cancelled:
+        job = advance(job, h.CancelRequested(by="local"), 3.0)
+    after = advance(job, on_removal(job), 9.0)
+    state = {OnWorkerLoss.RETRY: J.QUEUED, OnWorkerLoss.FAIL: J.FAILED, OnWorkerLoss.HOLD: J.RUNNING}[policy]
+    assert after.state is (J.CANCELLED if cancelled else state)
+    assert broken(after) == []
+    if not cancelled:
+        assert after.reason is Reason.WORKER_REMOVED
+        assert "removed from the allowlist" in after.detail
+        assert after.fault is (Fault.OPERATOR if policy is OnWorkerLoss.FAIL else None)
+        assert (after.not_before, after.backoffs) == (0.0, 0), "the job has done nothing to wait for"
+
+
+def test_a_hold_is_said_once_for_each_thing_that_happened_to_its_worker():
+    held = job = advance(job_with(A.RUNNING), h.Held(attempt=1), 4.0)
+    assert advance(held, h.Held(attempt=1), 5.0) is held
+    removed = advance(job, h.Held(attempt=1, reason=Reason.WORKER_REMOVED), 6.0)
+    assert (removed.reason, job.reason) == (Reason.WORKER_REMOVED, Reason.WORKER_LOST)
+    assert removed.detail != held.detail
+    assert advance(removed, h.Held(attempt=1, reason=Reason.WORKER_REMOVED), 7.0) is removed
+    back = advance(removed, OF_ATTEMPT_1["Started"], 8.0)
+    assert (back.reason, back.state) == (None, J.RUNNING)
 
 
 @pytest.mark.parametrize("kind", ["WorkerFull", "NotSent", "Refused"])

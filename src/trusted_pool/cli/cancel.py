@@ -33,7 +33,7 @@ def cancel(
     as_json: options.AsJson = False,
 ) -> None:
     """Cancel a job, or all that a filter meets. A running program gets SIGTERM, and SIGKILL 10 s later."""
-    labels = dict(_label(text) for text in label or [])
+    labels = dict(label_of(text) for text in label or [])
     filtered = bool(state or owner or name or labels or worker or everything)
     if (job is None) != filtered:
         raise ClientError(
@@ -59,7 +59,8 @@ def cancel(
         screen.print_line(f"{screen.plural(answer.cancelled, 'job')} cancelled")
 
 
-def _label(text: str) -> tuple[str, str]:
+def label_of(text: str) -> tuple[str, str]:
+    """Read `name=value`. Raises ClientError."""
     name, equals, value = text.partition("=")
     if not name or not equals:
         raise ClientError(f"--label {text!r} has no value", code="usage", hint="write it like --label name=value")

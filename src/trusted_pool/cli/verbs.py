@@ -41,6 +41,9 @@ WORKER_VERBS = {
     "cordon": Verb("workers", "cordon", "Give a worker no new jobs."),
     "uncordon": Verb("workers", "uncordon", "Give a worker jobs again."),
     "drain": Verb("workers", "drain", "Let a worker finish what it has."),
+    "add": Verb("allowlist", "add", "List one more worker."),
+    "remove": Verb("allowlist", "remove", "Take a worker off the list, at once."),
+    "reload": Verb("allowlist", "reload", "Read the list again."),
 }
 #: Said as `tpool keys <verb>`.
 KEY_VERBS = {

@@ -1,4 +1,4 @@
-"""`tpool workers list|cordon|uncordon|drain`."""
+"""`tpool workers list|cordon|uncordon|drain`; add, remove and reload are in `allowlist`."""
 
 from typing import Annotated
 
@@ -21,21 +21,27 @@ def workers(*, addr: options.Addr = None, as_json: options.AsJson = False) -> No
     with connect(addr) as pool:
         answer = pool.workers()
     if as_json:
-        screen.print_json(workers=answer.workers)
-    else:
-        print_workers(answer.workers)
+        screen.print_json(workers=answer.workers, removed=answer.removed)
+        return
+    print_workers(answer.workers)
+    for gone in answer.removed:
+        held, again = screen.plural(gone.held, "job"), f"tpool workers add {gone.worker_id} {gone.endpoint}"
+        screen.print_line(
+            f"{gone.worker_id[:12]}… was removed and holds {held}: tpool jobs --worker {gone.worker_id};"
+            f" to have it back: {again}"
+        )
 
 
 def cordon(worker: Worker, *, addr: options.Addr = None, as_json: options.AsJson = False) -> None:
     """Give a worker no new jobs; what it has goes on. Kept over restarts."""
     with connect(addr) as pool:
-        _say(pool.set_duty(_find(pool, worker), "cordon"), as_json=as_json)
+        _say(pool.set_duty(find_worker(pool, worker).worker_id, "cordon"), as_json=as_json)
 
 
 def uncordon(worker: Worker, *, addr: options.Addr = None, as_json: options.AsJson = False) -> None:
     """Give a worker jobs again; ends a drain as well."""
     with connect(addr) as pool:
-        _say(pool.set_duty(_find(pool, worker), "uncordon"), as_json=as_json)
+        _say(pool.set_duty(find_worker(pool, worker).worker_id, "uncordon"), as_json=as_json)
 
 
 def drain(
@@ -53,13 +59,12 @@ def drain(
     """Let a worker finish what it has and give it nothing new. Kept over restarts."""
     deadline_s = None if deadline is None else duration_s(deadline, "--deadline")
     with connect(addr) as pool:
-        _say(pool.set_duty(_find(pool, worker), "drain", deadline_s), as_json=as_json)
+        _say(pool.set_duty(find_worker(pool, worker).worker_id, "drain", deadline_s), as_json=as_json)
 
 
-def _find(pool: PoolClient, text: str) -> str:
-    """Return the id of the worker that is meant."""
-    known = [w.worker_id for w in pool.workers().workers]
-    meant = [k for k in known if k.startswith(text.rstrip("…"))]
+def find_worker(pool: PoolClient, text: str) -> WorkerAnswer:
+    """Return the worker that is meant by its id or the beginning of it. Raises ClientError."""
+    meant = [w for w in pool.workers().workers if w.worker_id.startswith(text.rstrip("…"))]
     if len(meant) == 1:
         return meant[0]
     words = "several workers' ids begin" if meant else "no worker's id begins"

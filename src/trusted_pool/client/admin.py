@@ -12,10 +12,14 @@ from trusted_pool.protocol.answers import (
     KeysAnswer,
     LimitsAnswer,
     NewKeyAnswer,
+    ReloadAnswer,
+    RemovedAnswer,
     UsageAnswer,
     UsagesAnswer,
     WhoAnswer,
+    WorkerAnswer,
 )
+from trusted_pool.protocol.identity import to_path
 
 
 class Admin:
@@ -73,3 +77,31 @@ class Admin:
         async with self._transport.stream("GET", "/audit/export", headers={"Accept": "*/*"}) as response:
             async for piece in response.aiter_bytes():
                 yield piece
+
+    async def add_worker(
+        self,
+        worker_id: str,
+        endpoint: str,
+        *,
+        slots: int | None = None,
+        labels: Mapping[str, str] | None = None,
+        claimed: bool = False,
+    ) -> WorkerAnswer:
+        """List one more worker. `claimed`: it cannot prove its key, and is trusted by name."""
+        body: dict[str, Any] = {"worker_id": worker_id, "endpoint": endpoint}
+        if slots is not None:
+            body["max_concurrent_jobs"] = slots
+        if labels:
+            body["labels"] = dict(labels)
+        if claimed:
+            body["identity"] = "claimed"
+        return await self._transport.ask("POST", "/workers", WorkerAnswer, body={"json": body})
+
+    async def remove_worker(self, worker_id: str) -> RemovedAnswer:
+        """Take a worker off the list, at once."""
+        path = f"/workers/{quote(to_path(worker_id), safe='')}/remove"
+        return await self._transport.ask("POST", path, RemovedAnswer)
+
+    async def reload_workers(self) -> ReloadAnswer:
+        """Have the allowlist's file read again."""
+        return await self._transport.ask("POST", "/workers/reload", ReloadAnswer)

@@ -140,3 +140,6 @@ class PoolClient:
     set_limits = _call(AsyncPoolClient.set_limits)
     audit = _call(AsyncPoolClient.audit)
     export_audit = _iterate(AsyncPoolClient.export_audit)
+    add_worker = _call(AsyncPoolClient.add_worker)
+    remove_worker = _call(AsyncPoolClient.remove_worker)
+    reload_workers = _call(AsyncPoolClient.reload_workers)

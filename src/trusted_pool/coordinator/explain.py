@@ -28,6 +28,14 @@ _HINTS_OF_LIMITS = {
     "output_bytes": "leave less behind: name what is wanted in outputs, or compress it",
 }
 _AGAIN = "run it again: tpool rerun {id}"
+_ELSEWHERE = "to run it elsewhere: tpool cancel {id}, then tpool rerun {id}"
+#: Of a job that stays assigned.
+_WHEN_HELD = {
+    Reason.WORKER_LOST: f"it goes on when its worker answers again; {_ELSEWHERE}",
+    Reason.WORKER_REMOVED: (
+        f"it goes on when an admin lists its worker again: tpool workers add {{worker}} ENDPOINT; {_ELSEWHERE}"
+    ),
+}
 
 
 def failure_of(job: Job, roster: Roster) -> FailureRecord | None:
@@ -36,7 +44,7 @@ def failure_of(job: Job, roster: Roster) -> FailureRecord | None:
         return None
     attempt = job.attempt
     outcome = attempt.outcome if attempt else None
-    member = roster.members.get(attempt.worker_id) if attempt else None
+    worker = roster.known(attempt.worker_id) if attempt else None
     return FailureRecord(
         reason=job.reason,
         fault=job.fault,
@@ -47,7 +55,7 @@ def failure_of(job: Job, roster: Roster) -> FailureRecord | None:
         signal=outcome.signal if outcome else None,
         evidence=outcome.evidence if outcome else {},
         words=[f"{short(a.worker_id)} {a.words}" for a in job.attempts if a.words],
-        worker_last_answer_at=member.worker.last_answer_at if member else None,
+        worker_last_answer_at=worker.last_answer_at if worker else None,
     )
 
 
@@ -112,10 +120,11 @@ class Explain:
                 if verdict == "impossible":
                     hint = f"cancel it and ask for less: tpool cancel {job.job_id}; or add a worker that can run it"
             case JobState.DISPATCHED | JobState.RUNNING:
-                worker = short(job.attempts[-1].worker_id)
+                worker_id = job.attempts[-1].worker_id
                 verdict = "running"
-                message = job.detail or f"{job.state} on {worker}, attempt {len(job.attempts)}"
-                member = self._roster.members.get(job.attempts[-1].worker_id)
+                message = job.detail or f"{job.state} on {short(worker_id)}, attempt {len(job.attempts)}"
+                hint = _WHEN_HELD.get(job.reason, "").replace("{worker}", worker_id) if job.reason else ""
+                member = self._roster.members.get(worker_id)
                 if member is not None and member.worker.health is WorkerHealth.FENCED:
                     message = f"{message}; what becomes of it is not known here: {member.worker.words}"
             case JobState.FAILED:

@@ -21,6 +21,8 @@ _log = logging.getLogger(__name__)
 
 #: A line that does not let go within this time has been cut all the same; nobody waits for it any longer.
 CLOSE_S = 5.0
+#: The jobs of a removed worker wait for so long until who was speaking to it has noticed.
+CUT_S = 1.0
 
 
 #: For each worker that was removed, what tells of its jobs; None when nothing is begun any more.
@@ -82,15 +84,16 @@ class Membership:
         the next turn of the loop.
         """
         admission = self._roster.admit(allowlist)
+        closing = {}
         for member in (*admission.removed, *admission.replaced):
             self._unwatch(member.worker.worker_id)
-            self._close(member)
+            self._duties.drop(member)
+            closing[member.worker.worker_id] = self._close(member)
         for member in admission.new:
             self._watch(member)
-        for member in admission.removed:
-            self._duties.drop(member)
         self._duties.take_up(admission.new)
-        return {m.worker.worker_id: self._leave(m.worker.worker_id) for m in admission.removed}
+        removed = (member.worker.worker_id for member in admission.removed)
+        return {worker_id: self._leave(worker_id, closing[worker_id]) for worker_id in removed}
 
     def trouble(self, worker_id: str, words: str) -> None:
         """Take note of a failed call to a worker."""
@@ -118,10 +121,12 @@ class Membership:
         if task is not None:
             task.cancel()
 
-    def _leave(self, worker_id: str) -> "asyncio.Task[Left] | None":
-        return self._tasks.spawn(self._left(worker_id), f"leave {worker_id[:12]}")
+    def _leave(self, worker_id: str, closing: "asyncio.Task[None] | None" = None) -> "asyncio.Task[Left] | None":
+        return self._tasks.spawn(self._left(worker_id, closing), f"leave {worker_id[:12]}")
 
-    async def _left(self, worker_id: str) -> Left:
+    async def _left(self, worker_id: str, closing: "asyncio.Task[None] | None") -> Left:
+        if closing is not None:  # whoever was sending knows best whether anything was sent
+            await asyncio.wait({closing}, timeout=CUT_S)
         await self._keep(worker_id)
         left = await self._removal(worker_id)
         # Listed again meanwhile, it may have told of what is unwanted since, and would not tell again.
@@ -138,10 +143,11 @@ class Membership:
         except StoreError as error:
             _log.warning("What is known of %s is not kept: %s", short(worker_id), error)
 
-    def _close(self, member: Member) -> None:
+    def _close(self, member: Member) -> "asyncio.Task[None]":
         task = asyncio.create_task(_closed(member), name=f"close {member.worker.worker_id[:12]}")
         self._closing.add(task)
         task.add_done_callback(self._closing.discard)
+        return task
 
     async def close(self) -> None:
         """Let go of all lines. Comes after the tasks have ended. Idempotent."""

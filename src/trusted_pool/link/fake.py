@@ -172,7 +172,11 @@ class FakeLink:
         self._reach()
         if not fate.arrives:
             raise NotSentError("cannot connect")
-        await asyncio.sleep(fate.delay_s)
+        await asyncio.sleep(0)
+        if fate.delay_s:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(fate.delay_s):
+                    await self._closed.wait()
         self._reach()
         if self._wire.refusal is not None:
             raise _as_link_error(self._wire.refusal, may_be_gone=False)

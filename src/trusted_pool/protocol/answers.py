@@ -262,10 +262,46 @@ class PauseAnswer(msgspec.Struct, frozen=True, kw_only=True):
     paused: bool
 
 
+class HeldAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """A worker that was removed, and to which jobs stay assigned because their policy is to hold."""
+
+    worker_id: str
+    endpoint: str
+    held: int  #: jobs
+
+
 class WorkersAnswer(msgspec.Struct, frozen=True, kw_only=True):
     """`GET /workers`."""
 
     workers: list[WorkerAnswer]
+    removed: list[HeldAnswer] = []
+
+
+class LeftJobs(msgspec.Struct, frozen=True, kw_only=True):
+    """What became of the jobs that were at a removed worker, by how many."""
+
+    retried: int = 0  #: queued again
+    held: int = 0  #: they stay assigned
+    failed: int = 0
+    cancelled: int = 0
+    settled: bool = True  #: false: it takes longer, and these are not all
+
+
+class RemovedAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /workers/{worker}/remove`: it is given nothing any more, and nothing that it says counts."""
+
+    worker_id: str
+    endpoint: str
+    jobs: LeftJobs
+
+
+class ReloadAnswer(msgspec.Struct, frozen=True, kw_only=True):
+    """`POST /workers/reload`: what that changed, by the ids of workers."""
+
+    workers: int  #: that are listed now
+    added: list[str]
+    removed: list[RemovedAnswer]
+    changed: list[str]
 
 
 class ServiceAnswer(msgspec.Struct, frozen=True, kw_only=True):

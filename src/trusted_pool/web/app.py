@@ -7,6 +7,7 @@ from trusted_pool import __version__
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.web.access_routes import access_routes
+from trusted_pool.web.allowlist_routes import allowlist_routes
 from trusted_pool.web.bodies import PatientBodies, read_strictly
 from trusted_pool.web.browser import BrowserGuard
 from trusted_pool.web.caller import guard_of, on_login_failure
@@ -39,6 +40,7 @@ def create_app(
             *pool_routes(coordinator),
             *care_routes(coordinator),
             *operator_routes(coordinator),
+            *allowlist_routes(coordinator),
             *access_routes(coordinator),
             *limit_routes(coordinator),
             *metrics_routes(metrics),

@@ -8,43 +8,31 @@ from litestar.params import Parameter
 
 from trusted_pool.coordinator.service import Coordinator
 from trusted_pool.core.words import Duty
-from trusted_pool.protocol.answers import PauseAnswer, ServiceAnswer, WorkerAnswer, WorkersAnswer
-from trusted_pool.protocol.errors import BadRequestError, NotFoundError
-from trusted_pool.protocol.identity import IdentityError, from_path
+from trusted_pool.protocol.answers import HeldAnswer, PauseAnswer, ServiceAnswer, WorkerAnswer, WorkersAnswer
+from trusted_pool.web.allowlist_routes import endpoint_of, worker_named
 from trusted_pool.web.caller import OPERATOR, PUBLIC, VIEWER, caller_of
 from trusted_pool.web.pool_routes import service_answer
 
 Req = Request[Any, Any, Any]
 
 MAX_DEADLINE_S = 30 * 86400.0
-MIN_PREFIX = 4
 
 
 def operator_routes(coordinator: Coordinator) -> list[HTTPRouteHandler]:
     """Return the routes, bound to a coordinator."""
 
-    def worker_named(text: str) -> str:
-        """Return the id of the worker that is meant by its URL-safe id, or by the beginning of it."""
-        try:
-            return from_path(text)
-        except IdentityError as error:
-            plain = text.rstrip("=").replace("-", "+").replace("_", "/")
-            meant = [w.worker_id for w in coordinator.roster.workers() if w.worker_id.startswith(plain)]
-            if len(plain) >= MIN_PREFIX and len(meant) == 1:
-                return meant[0]
-            if len(meant) > 1:
-                raise BadRequestError(f"{text!r} is the beginning of several workers' ids") from None
-            raise NotFoundError(f"{text[:60]!r} is no worker: {error}", hint="tpool workers list") from None
-
     async def set_duty(request: Req, worker: str, duty: Duty, deadline_s: float | None = None) -> WorkerAnswer:
-        worker_id = worker_named(worker)
+        worker_id = worker_named(coordinator, worker)
         await coordinator.duties.set(worker_id, duty, deadline_s, caller_of(request).access)
         return next(w for w in coordinator.read.workers() if w.worker_id == worker_id)
 
     @get("/workers", summary="The workers of the pool", opt=VIEWER)
     async def workers(request: Req) -> WorkersAnswer:
         """As in /pool."""
-        return WorkersAnswer(workers=coordinator.read.workers(inside=caller_of(request).sees_owner is None))
+        inside = caller_of(request).sees_owner is None
+        held = coordinator.removal.held.items() if inside else ()
+        removed = [HeldAnswer(worker_id=w, endpoint=endpoint_of(coordinator, w), held=len(jobs)) for w, jobs in held]
+        return WorkersAnswer(workers=coordinator.read.workers(inside=inside), removed=removed)
 
     @post("/workers/{worker:str}/cordon", status_code=200, summary="Give a worker no new jobs", opt=OPERATOR)
     async def cordon(request: Req, worker: str) -> WorkerAnswer:

@@ -13,7 +13,6 @@ from trusted_pool.core.job import Job
 from trusted_pool.core.words import AttemptState, JobState, Reason
 from trusted_pool.ports.store import Event, Result, Unit
 
-
 #: What is only said by workers, or of those that are given work: by none that is not listed.
 WORDS = frozenset({"Placed", "Accepted", "Started", "Ended", "Collected", "Refused", "WorkerFull", "Stale"})
 

@@ -17,6 +17,7 @@ import pytest
 
 from support.archives import tar_gz
 from support.fake_pool import FakePool
+from support.memory_file import MemoryFile
 from support.virtual_time import LoopClock, elapse, run
 from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.core.access import BY_CONSOLE, Access, KeyWish, Role, Scope
@@ -25,7 +26,8 @@ from trusted_pool.core.words import JobState
 from trusted_pool.protocol import apikey
 from trusted_pool.web.app import create_app
 
-WORKER = "6tVr0KKLnMTK9tsIGi0d8XqeOBCS5zlMvWo4PZpQbZg="
+WORKER = "gTl3Dqh9F19Wo1Rmw0x+zMuNipG07jeiXfYPW4/Js5Q="
+OTHER = "iojj3XQJ8ZX9UtstPLpdcspnCb8dlBIb83SIAbQPb1w="
 ADA, BOB = "ada", "bob"
 
 
@@ -63,6 +65,9 @@ TABLE: dict[str, Op] = {
     "POST /workers/{worker}/cordon": Op("pool", Role.OPERATOR),
     "POST /workers/{worker}/uncordon": Op("pool", Role.OPERATOR),
     "POST /workers/{worker}/drain": Op("pool", Role.OPERATOR),
+    "POST /workers": Op("pool", Role.ADMIN, {"worker_id": OTHER, "endpoint": "https://w2:8443"}, (200, 409)),
+    "POST /workers/reload": Op("pool", Role.ADMIN),
+    "POST /workers/{worker}/remove": Op("pool", Role.ADMIN, answers=(200, 404)),
     "POST /pause": Op("pool", Role.OPERATOR),
     "POST /resume": Op("pool", Role.OPERATOR),
     "GET /metrics": Op("all", Role.VIEWER),
@@ -142,7 +147,7 @@ class World:
 
 @contextlib.asynccontextmanager
 async def world() -> AsyncIterator[World]:
-    async with FakePool(WORKER, slots=1) as pool:
+    async with FakePool(file=MemoryFile({"worker_id": WORKER, "endpoint": "https://w1:8443"}), slots=1) as pool:
         coordinator = pool.coordinator
         metrics = Metrics(store=pool.store, roster=coordinator.roster, bulletin=coordinator.bulletin, clock=LoopClock())
         app: Any = create_app(coordinator, metrics, loopback_only=True)

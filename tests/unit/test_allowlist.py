@@ -4,22 +4,27 @@ import asyncio
 import json
 import logging
 from collections.abc import Awaitable, Callable
+from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 
 from support.fake_pool import FakePool
 from support.memory_file import MemoryFile
-from support.virtual_time import elapse, run, until
+from support.virtual_time import LoopClock, elapse, run, until
+from trusted_pool.compose.workers_file import WorkersFile
 from trusted_pool.coordinator.entries import AllowlistError, parse
+from trusted_pool.coordinator.metrics import Metrics
 from trusted_pool.core.access import BY_CONSOLE, Access, Role, Scope
 from trusted_pool.core.words import JobState, Reason
 from trusted_pool.ports.allowlist import Content, FileInDoubtError
 from trusted_pool.ports.store import StoreFullError
 from trusted_pool.protocol.audit import AuditEntry
 from trusted_pool.protocol.errors import BadRequestError, ConflictError, NotFoundError, UnavailableError
-from trusted_pool.protocol.identity import identity_of
+from trusted_pool.protocol.identity import identity_of, to_path
+from trusted_pool.web.app import create_app
 
 A, B, C, D = (identity_of(Ed25519PrivateKey.generate()) for _ in range(4))
 OLGA = Access(owner="olga", role=Role.ADMIN, scope=Scope.ALL, key_id="key-1")
@@ -410,3 +415,67 @@ def test_a_place_is_listed_once_however_it_is_written() -> None:
     assert len(parse(json.dumps(entries).encode())) == 20
     with pytest.raises(AllowlistError, match="entry 21: endpoint is that of entry 7 again"):
         parse(json.dumps([*entries, {"worker_id": D, "endpoint": "http://W6"}]).encode())
+
+
+def test_all_that_come_at_once_end_up_in_a_real_file(tmp_path: Path) -> None:
+    keys = [identity_of(Ed25519PrivateKey.generate()) for _ in range(12)]
+    (tmp_path / "workers.json").write_text("[]\n")
+
+    async def main() -> None:
+        async with FakePool(file=WorkersFile(tmp_path / "workers.json")) as pool:
+            adds = (pool.coordinator.allowlist.add(OLGA, entry(key, f"w{n}")) for n, key in enumerate(keys))
+            await asyncio.gather(*adds)
+            assert set(listed(pool)) == set(keys)
+            await asyncio.gather(*(pool.coordinator.allowlist.remove(OLGA, key) for key in keys[:6]))
+
+    asyncio.run(main())
+    assert {e["worker_id"] for e in json.loads((tmp_path / "workers.json").read_text())} == set(keys[6:])
+
+
+GOOD = {"worker_id": C, "endpoint": "https://wc:8443"}
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "word"),
+    [
+        (GOOD, 200, "unknown"),
+        ({**GOOD, "max_concurrent_jobs": 3, "labels": {"a": "b"}}, 200, '"max_concurrent_jobs":3'),
+        ({**GOOD, "worker_id": SMALL_ORDER}, 400, "worker_id"),
+        ({**GOOD, "worker_id": 7}, 400, "worker_id"),
+        ({"worker_id": C}, 400, "endpoint"),
+        ({**GOOD, "endpoint": "file:///etc/passwd"}, 400, "endpoint"),
+        ({**GOOD, "endpoint": "https://wc:1\r\nX: y"}, 400, "endpoint"),
+        ({**GOOD, "identity": "claimed"}, 400, "endpoint"),
+        ({**GOOD, "identity": "sworn"}, 400, "identity"),
+        ({**GOOD, "max_concurrent_jobs": 0}, 400, "max_concurrent_jobs"),
+        ({**GOOD, "max_concurrent_jobs": True}, 400, "max_concurrent_jobs"),
+        ({**GOOD, "labels": {"a": 1}}, 400, "labels"),
+        ({**GOOD, "slots": 1}, 400, "slots"),
+        ({**GOOD, "worker_id": A}, 409, "tpool workers remove"),
+        ({**GOOD, "endpoint": "http://WA:8443/"}, 409, "tpool workers remove"),
+    ],
+)
+def test_the_api_says_which_field_is_wrong(body: dict[str, Any], status: int, word: str) -> None:
+    file = MemoryFile(entry(A))
+
+    async def test(pool: FakePool) -> None:
+        coordinator = pool.coordinator
+        metrics = Metrics(store=pool.store, roster=coordinator.roster, bulletin=coordinator.bulletin, clock=LoopClock())
+        app: Any = create_app(coordinator, metrics, loopback_only=True)
+        async with httpx.AsyncClient(transport=httpx.ASGITransport(app), base_url="http://localhost") as http:
+            answer = await http.post("/workers", json=body)
+            assert (answer.status_code, word in answer.text) == (status, True), answer.text
+            assert (len(file.entries), len(listed(pool))) == ((2, 2) if status == 200 else (1, 1))
+            gone = await http.post(f"/workers/{to_path(A)}/remove")
+            assert gone.json() == {
+                "worker_id": A,
+                "endpoint": "https://wa:8443",
+                "jobs": {"retried": 0, "held": 0, "failed": 0, "cancelled": 0, "settled": True},
+            }
+            assert (await http.post(f"/workers/{to_path(A)}/remove")).status_code == 404
+            file.write(entry(B))
+            reload = (await http.post("/workers/reload")).json()
+            assert (reload["workers"], reload["added"]) == (1, [B])
+            assert [r["worker_id"] for r in reload["removed"]] == ([C] if status == 200 else [])
+
+    on(file, test)

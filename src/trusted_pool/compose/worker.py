@@ -86,17 +86,7 @@ def default_data(worker_id: str) -> Path:
 async def run_worker(options: WorkerOptions) -> None:
     """Serve until told to leave; see `Daemon.signal`. SIGHUP reads the list of pools again. Raises StartError."""
     key = worker_key(options.key)
-    for pool_id in options.pools:
-        try:
-            public_bytes(pool_id)
-        except IdentityError as error:
-            raise StartError(f"--pool {pool_id} is no pool id: {error}", usage=True) from None
-    data = options.data or default_data(identity_of(key))
-    try:
-        binds.resolve(options.binds, private_directories(options, data))
-    except SandboxError as error:
-        raise StartError(str(error), usage=True) from None
-    make_directory(data, "data directory")
+    data = _checked(options, key)
     pool_list = None if options.pool_list is None else PoolList(options.pool_list)
     try:
         close(bind(options.host, options.port))  # a taken port is said before anything is begun
@@ -141,6 +131,22 @@ async def run_worker(options: WorkerOptions) -> None:
         await server.stop(LAST_WORDS_S)
         await daemon.close()
     _log.info("Left")
+
+
+def _checked(options: WorkerOptions, key: Ed25519PrivateKey) -> Path:
+    """Return the data directory, made; what was typed has been looked at by then. Raises StartError."""
+    for pool_id in options.pools:
+        try:
+            public_bytes(pool_id)
+        except IdentityError as error:
+            raise StartError(f"--pool {pool_id} is no pool id: {error}", usage=True) from None
+    data = options.data or default_data(identity_of(key))
+    try:
+        binds.resolve(options.binds, private_directories(options, data))
+    except SandboxError as error:
+        raise StartError(str(error), usage=True) from None
+    make_directory(data, "data directory")
+    return data
 
 
 def _daemon(options: WorkerOptions, key: Ed25519PrivateKey, data: Path, pool_list: PoolList | None) -> Daemon:

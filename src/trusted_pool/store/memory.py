@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import msgspec
 
-from trusted_pool.core.access import ApiKey
 from trusted_pool.core.fair import come_back
 from trusted_pool.core.job import Job
 from trusted_pool.core.limits import OwnerUsage, RunningCaps
@@ -29,28 +28,11 @@ from trusted_pool.ports.store import (
     Unit,
     Versioned,
 )
-from trusted_pool.protocol.audit import AuditEntry
+from trusted_pool.store.memory_tables import RareTables, Tables, in_turn, matches
 from trusted_pool.store.rows import OPEN, check, cursor, limit_of, moment_of, place_of, record_bytes, text, worker_id_of
 
 
-class Tables(msgspec.Struct, kw_only=True):
-    """What is kept. The records are frozen, so shallow copies share them."""
-
-    jobs: dict[str, Versioned] = {}
-    events: list[Event] = []
-    results: dict[str, Result] = {}
-    blobs: dict[str, Blob] = {}
-    refs: dict[tuple[str, str], int] = {}  #: size of the blobs that an owner's jobs refer to, by owner and digest
-    keys: dict[tuple[str, str], Idempotency] = {}
-    workers: dict[str, Worker] = {}
-    virtual: dict[str, float] = {}  #: virtual time by owner
-    settings: dict[str, str] = {}
-    api_keys: dict[str, ApiKey] = {}
-    key_uses: dict[str, float] = {}
-    audit: dict[tuple[str, int], AuditEntry] = {}
-
-
-class MemoryStore:
+class MemoryStore(RareTables):
     """Keeps everything in dictionaries.
 
     `syncs`: each commit waits for one turn of the event loop before it is kept and for another before it is answered,
@@ -191,18 +173,6 @@ class MemoryStore:
             bytes=kept,
         )
 
-    def _put_rare(self, unit: Unit) -> None:
-        tables = self._tables
-        tables.api_keys |= {key.key_id: key for key in unit.api_keys}
-        for key_id, at in unit.key_uses.items():
-            tables.key_uses[key_id] = max(at, tables.key_uses.get(key_id, 0.0))
-        tables.audit |= {(entry.chain, entry.seq): entry for entry in unit.audit}
-        for name, value in unit.settings.items():
-            if value is None:
-                tables.settings.pop(name, None)
-            else:
-                tables.settings[name] = value
-
     def _account(self, job: Job, charge: float) -> None:
         """Charge the owner of a job that is about to be put."""
         virtual = self._tables.virtual
@@ -257,7 +227,7 @@ class MemoryStore:
                 waiting.setdefault(row.job.owner, []).append(row)
         virtual = self._tables.virtual
         passed_over = self._cut_to(caps, {row.job.owner for row in queued}, waiting) if caps else []
-        chosen = _in_turn(waiting, virtual)[: max(n, 0)]
+        chosen = in_turn(waiting, virtual)[: max(n, 0)]
         if chosen:
             least = virtual.get(chosen[0].job.owner, 0.0)
             virtual |= {owner: max(least, virtual.get(owner, 0.0)) for owner in passed_over}
@@ -321,7 +291,7 @@ class MemoryStore:
         await self._alive()
         limit = limit_of(query)
         after = place_of(query.after) if query.after is not None else None
-        found = [row.job for row in self._tables.jobs.values() if _matches(row.job, query)]
+        found = [row.job for row in self._tables.jobs.values() if matches(row.job, query)]
         found.sort(key=lambda job: (job.submitted_at, job.job_id), reverse=True)
         if after is not None:
             found = [job for job in found if (job.submitted_at, job.job_id) < after]
@@ -335,7 +305,7 @@ class MemoryStore:
         waiting: dict[str, list[Versioned]] = {}
         for row in self._queued():
             waiting.setdefault(row.job.owner, []).append(row)
-        ids = [row.job.job_id for row in _in_turn(waiting, self._tables.virtual)]
+        ids = [row.job.job_id for row in in_turn(waiting, self._tables.virtual)]
         return min(FARTHEST, ids.index(job.job_id)) if job.job_id in ids else None
 
     async def events(self, job_id: str) -> list[Event]:
@@ -392,29 +362,6 @@ class MemoryStore:
         await self._alive()
         return [self._usage(owner) for owner in sorted({row.job.owner for row in self._tables.jobs.values()})]
 
-    async def settings(self) -> dict[str, str]:
-        """Return all kept settings."""
-        await self._alive()
-        return dict(self._tables.settings)
-
-    async def api_keys(self) -> list[tuple[ApiKey, float | None]]:
-        """Load all keys ever made, oldest first, with the time each was last shown."""
-        await self._alive()
-        made = sorted(self._tables.api_keys.values(), key=lambda key: (key.created_at, key.key_id))
-        return [(key, self._tables.key_uses.get(key.key_id)) for key in made]
-
-    async def audit(self, chain: str, after: int, n: int) -> list[AuditEntry]:
-        """Load up to n entries of a chain behind number `after`, in order."""
-        await self._alive()
-        found = sorted(seq for name, seq in self._tables.audit if name == chain and seq > after)
-        return [self._tables.audit[chain, seq] for seq in found[: max(n, 0)]]
-
-    async def audit_end(self, chain: str) -> AuditEntry | None:
-        """Load the newest entry of a chain."""
-        await self._alive()
-        last = max((seq for name, seq in self._tables.audit if name == chain), default=None)
-        return None if last is None else self._tables.audit[chain, last]
-
     async def close(self) -> None:
         """Finish what was begun and let go. Idempotent."""
         if self._crashed:
@@ -428,23 +375,3 @@ class MemoryStore:
             await asyncio.get_running_loop().create_future()
         if self._closed:
             raise StoreError("the store is closed")
-
-
-def _in_turn(waiting: dict[str, list[Versioned]], virtual: dict[str, float]) -> list[Versioned]:
-    """Return all of them as they are picked: each pick moves its owner on by 1."""
-    turns = [
-        (virtual.get(owner, 0.0) + pick, owner, row) for owner, rows in waiting.items() for pick, row in enumerate(rows)
-    ]
-    return [row for _, _, row in sorted(turns, key=lambda turn: turn[:2])]
-
-
-def _matches(job: Job, query: JobQuery) -> bool:
-    return (
-        (not query.states or job.state in query.states)
-        and (query.owner is None or job.owner == query.owner)
-        and (query.worker_id is None or worker_id_of(job) == query.worker_id)
-        and (query.name is None or job.name == query.name)
-        and all(job.labels.get(name) == value for name, value in query.labels.items())
-        and (query.since is None or job.submitted_at >= query.since)
-        and (query.until is None or job.submitted_at < query.until)
-    )

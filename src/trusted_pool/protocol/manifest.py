@@ -131,10 +131,9 @@ def parse(raw: bytes) -> Manifest:
             _refuse_unknown(fields[key], names, key)
     try:
         manifest = msgspec.convert(fields, Manifest)
+        msgspec.json.encode(manifest)
     except msgspec.ValidationError as error:
         raise BadManifestError(f"the manifest is wrong: {error}") from None
-    try:
-        msgspec.json.encode(manifest)
     except UnicodeEncodeError:
         raise BadManifestError("the manifest holds half of a surrogate pair, which is no text") from None
     _refuse_unsupported(manifest)

@@ -156,6 +156,32 @@ def test_who_submits_too_fast_is_told_when_to_come_again():
     in_pool(Limits(submits_per_minute=4), test)
 
 
+def test_who_is_refused_again_and_again_is_answered_ever_slower():
+    """Fifty at once are answered at about fifty a second, however fast they ask; one alone at once."""
+
+    async def test(pool: Pool) -> None:
+        now = asyncio.get_running_loop().time
+        assert (await submit(pool.ada)).status_code == 200
+        began = now()
+        refused(await submit(pool.ada), 429, "too_fast")
+        assert now() - began < 0.01
+        answered = 0
+
+        async def insist() -> None:
+            nonlocal answered
+            while now() - began < 5:
+                refused(await submit(pool.ada), 429, "too_fast")
+                answered += 1
+
+        await asyncio.gather(*(insist() for _ in range(50)))
+        assert 125 < answered < 500
+        began = now()
+        refused(await submit(pool.ada), 429, "too_fast")
+        assert now() - began < 0.01, "it is forgotten"
+
+    in_pool(Limits(submits_per_minute=1), test)
+
+
 def test_a_refused_submit_is_not_read():
     async def test(pool: Pool) -> None:
         read = 0

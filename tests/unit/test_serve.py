@@ -447,9 +447,9 @@ def test_after_a_small_refused_body_the_connection_is_kept(run: Run) -> None:
         async with serving(refuse) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
             for _ in range(3):
-                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 900000\r\n\r\n")
+                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n")
                 assert (await reader.readuntil(b"no")).startswith(b"HTTP/1.1 413 ")
-                writer.write(bytes(900_000))
+                writer.write(bytes(200_000))
             writer.close()
 
     run(body())

@@ -4,6 +4,7 @@ Counted in memory is what is under way; what is kept is counted by the store. A 
 that keeps it, so that it costs no question; whoever was refused there is asked about before his next is read.
 """
 
+import asyncio
 import contextlib
 from collections.abc import Iterator
 
@@ -17,7 +18,11 @@ from trusted_pool.core.job import Job
 from trusted_pool.core.limits import Bucket, Limits, OwnerUsage, beyond_bytes, beyond_queue
 from trusted_pool.ports.clock import Clock
 from trusted_pool.ports.store import Store
-from trusted_pool.protocol.errors import PoolError
+from trusted_pool.protocol.errors import OverQuotaError, PoolError, TooManyError
+
+#: How much longer the answer to a refused submit takes for each other that waits for its own.
+HOLD_S = 0.02
+LONGEST_HOLD_S = 5.0
 
 
 class UnderWay(msgspec.Struct, frozen=True, kw_only=True):
@@ -69,6 +74,24 @@ class Admission:
         Raises:
             TooManyError, OverQuotaError: the owner is at a limit.
         """
+        try:
+            return await self._begin(owner, length, key, dry=dry)
+        except (TooManyError, OverQuotaError):
+            await self._hold_back(self._account(owner))
+            raise
+
+    async def _hold_back(self, account: Account) -> None:
+        """Let the answers to an owner's refused submits take the longer, the more of them there are.
+
+        Whoever tries again as fast as he can would else be as heavy for the others as if he were let in.
+        """
+        account.refusing += 1
+        try:
+            await asyncio.sleep(min(LONGEST_HOLD_S, (account.refusing - 1) * HOLD_S))
+        finally:
+            account.refusing -= 1
+
+    async def _begin(self, owner: str, length: int | None, key: str | None, *, dry: bool) -> Intake:
         limits = self._limits.of(owner)
         small = length is not None and length <= SMALL_BYTES
         again = None if key is None else await self._known(owner, key)

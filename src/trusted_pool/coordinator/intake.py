@@ -12,7 +12,19 @@ from trusted_pool.ports.blobs import Stage, Staged
 class Account:
     """What an owner has under way, and what it is known to have kept. Mutable."""
 
-    __slots__ = ("again", "age", "bucket", "downloads", "owner", "refused", "staged", "uploads", "usage", "waits")
+    __slots__ = (
+        "again",
+        "age",
+        "bucket",
+        "downloads",
+        "owner",
+        "refused",
+        "refusing",
+        "staged",
+        "uploads",
+        "usage",
+        "waits",
+    )
 
     def __init__(self, owner: str) -> None:
         self.owner = owner
@@ -23,6 +35,7 @@ class Account:
         self.again = False  #: one of them is of a job that is there already, beyond the limit of bytes
         self.bucket: Bucket | None = None
         self.refused = False  #: the last commit met a cap: the next submit is judged before it is read
+        self.refusing = 0  #: refused submits that are not answered yet
         self.usage: OwnerUsage | None = None
         self.age = 0
 

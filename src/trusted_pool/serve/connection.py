@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_s: float = 10.0
     keep_alive_s: int = 75  #: an idle connection is closed after this; clients should let go earlier
     max_head_bytes: int = 64 * 1024  #: request line and headers, and likewise what stands between pieces of a body
-    max_leftover_bytes: int = 1024 * 1024  #: of a body, read after its request was answered; then the line is closed
+    max_leftover_bytes: int = 256 * 1024  #: of a body, read after its request was answered; then the line is closed
     max_connections: int = 2000
     max_per_address: int = 1000  #: of those, from one client address, or one IPv6 network of 64 bits; 0: all
     backlog: int = 1024

@@ -99,7 +99,7 @@ def test_a_fork_bomb_is_held_and_gone_and_its_neighbour_lives(results: Results):
     result = results["limited"]
     assert result["bomb"]["reason"] in ("timeout", "out_of_memory")
     assert result["bomb"]["evidence"]["forks_refused"] > 0
-    assert result["bomb"]["seconds"] < 60
+    assert result["bomb"]["seconds"] < 15 + 45  # emulated
     assert result["neighbour"] == "alive\n"
 
 

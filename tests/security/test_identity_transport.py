@@ -323,6 +323,44 @@ async def head_of(reader: asyncio.StreamReader) -> bytes:
     return await reader.readuntil(b"\r\n\r\n")
 
 
+def test_a_line_that_is_closed_asks_nobody_again() -> None:
+    """The HTTP client repeats a GET whose kept connection ends; not when it is we who ended it."""
+    health = f'{{"status": "healthy", "worker_id": "{identity_of(LISTED)}"}}'.encode()
+
+    async def body() -> None:
+        for ours in (True, False):
+            asked = asyncio.Event()
+
+            async def once(
+                reader: asyncio.StreamReader,
+                writer: asyncio.StreamWriter,
+                asked: asyncio.Event = asked,
+                ours: bool = ours,
+            ) -> None:
+                await head_of(reader)
+                if peer.connections > 1:
+                    return
+                writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(health) + health)
+                await head_of(reader)
+                asked.set()
+                if ours:
+                    await reader.read()
+
+            async with listed_worker(once) as peer:
+                link = link_to(peer.port)
+                await link.health()
+                call = asyncio.ensure_future(link.health())
+                await asked.wait()
+                if ours:
+                    await link.close()
+                with pytest.raises(LinkError):
+                    await call
+                assert peer.connections == (1 if ours else 2), "the control: it is repeated when the worker hangs up"
+                await link.close()
+
+    run(body)
+
+
 @pytest.mark.parametrize(
     ("line", "words"),
     [

@@ -123,7 +123,10 @@ class Allowlist:
         while self._file is not None:
             mark = await self._file.mark()
             if mark == before != self._mark:
-                await self._look()
+                try:
+                    await self._look()
+                except Exception:  # noqa: BLE001 - whatever it is, the next change must be seen
+                    _log.exception("The look at %s stumbled", self._name)
             before = mark
             await asyncio.sleep(LOOK_S)
 

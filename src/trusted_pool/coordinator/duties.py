@@ -68,6 +68,8 @@ class Duties:
 
     def _watch_drain(self, member: Member) -> None:
         worker_id = member.worker.worker_id
+        if member.closed:
+            return  # it was removed in this moment, or has moved and is taken up there
         self.drop(member)
         if member.worker.duty is Duty.DRAINING and member.worker.drain_by is not None:
             self._drains[worker_id] = self._tasks.spawn(self._end_drain(member), f"drain {worker_id[:12]}")
@@ -83,6 +85,8 @@ class Duties:
     async def _end_drain(self, member: Member) -> None:
         """Wait for the deadline, then let what still runs there go elsewhere."""
         await asyncio.sleep(max(0.0, (member.worker.drain_by or 0.0) - self._clock.now()))
+        if member.closed:
+            return
         for row in await self._open_jobs(member.worker.worker_id):
             attempt = row.job.attempt
             if attempt is None or not row.job.holds_slot or member.worker.health is WorkerHealth.FENCED:

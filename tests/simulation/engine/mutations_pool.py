@@ -342,15 +342,3 @@ def a_worker_that_was_removed_during_a_restart_is_forgotten() -> Patches:
         self.make_true(allowlist)
 
     return {(Membership, "start"): start}
-
-
-@mutant("stuck", "kept")
-def a_cancel_waits_for_a_worker_that_was_removed() -> Patches:
-    """There is nobody to hear it, and nobody notices."""
-    real = Sender.cancel
-
-    async def cancel(self: Sender, job: Job) -> None:
-        if job.attempt is not None and job.attempt.worker_id in self._roster.members:
-            await real(self, job)
-
-    return {(Sender, "cancel"): cancel}

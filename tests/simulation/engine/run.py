@@ -125,7 +125,7 @@ class World:
             for job in self.ledger.jobs().values()
             if job.assigned_to is not None
             and job.assigned_to not in coordinator.roster.members
-            and job.job_id not in coordinator.removal.held.get(job.assigned_to, ())
+            and (job.cancel_requested_at or job.job_id not in coordinator.removal.held.get(job.assigned_to, ()))
         }
         self._left_since = {key: self._left_since.get(key, now) for key in left}
         for (job_id, attempt), since in self._left_since.items():

@@ -74,7 +74,7 @@ MANIFESTS: list[tuple[str, bytes, object, str, list[str]]] = [
     ("a key twice", MAIN, '{"name": "a", "name": "b"}', "bad_manifest", ["twice"]),
     ("unknown key", MAIN, {"entrypont": "main.py"}, "bad_manifest", ["'entrypont'", "'entrypoint'"]),
     ("unknown key inside", MAIN, {"retry": {"attempts": 1}}, "bad_manifest", ["'attempts'"]),
-    ("not yet", MAIN, {"gpu": {"required": True}}, "unsupported", ["'gpu'"]),
+    ("not yet", MAIN, {"requirements": "requirements.txt"}, "unsupported", ["'requirements'"]),
     ("wrong type", MAIN, {"memory_mb": "much"}, "bad_manifest", ["memory_mb"]),
     ("negative", MAIN, {"timeout": -1}, "bad_manifest", ["timeout"]),
     ("no duration", MAIN, {"timeout": "soon"}, "bad_manifest", ["timeout"]),

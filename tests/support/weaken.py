@@ -47,6 +47,19 @@ def old_bubblewrap() -> None:
     mount(str(path), "/usr/bin/bwrap", flags=BIND)
 
 
+def leaky_bubblewrap() -> None:
+    """One that shows its jobs more than it was told to."""
+    mount("tmpfs", "/run", "tmpfs")
+    real, leaky = Path("/run/real-bwrap"), Path("/run/leaky-bwrap")
+    real.touch()
+    mount("/usr/bin/bwrap", str(real), flags=BIND)
+    leaky.write_text(
+        f'#!/bin/sh\n[ "$1" = --version ] && exec {real} --version\nexec {real} --ro-bind /var /var "$@"\n'
+    )
+    leaky.chmod(0o755)
+    mount(str(leaky), "/usr/bin/bwrap", flags=BIND)
+
+
 def no_libseccomp() -> None:
     for path in Path("/usr/lib").rglob("libseccomp.so.2*"):
         mount("/dev/null", str(path.resolve()), flags=BIND)

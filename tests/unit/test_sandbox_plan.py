@@ -57,6 +57,12 @@ def test_without_a_filter_the_policy_says_so():
     assert "\nfilter none\n" in plan.text(VIEW, bare, LIMITS)
 
 
+def test_the_filter_of_jobs_with_a_gpu_is_part_of_it_where_there_is_one():
+    bare, with_gpu = ground("root", 2), msgspec.structs.replace(ground("root", 2), gpu_filter="e" * 64)
+    assert "GPU" not in plan.text(VIEW, bare)
+    assert f"filter of jobs with a GPU {'e' * 64}\n" in plan.text(VIEW, with_gpu)
+
+
 def test_a_policy_is_named_by_its_text_and_machines_that_differ_have_other_names():
     names = {plan.name(plan.text(VIEW, ground(*kind))) for kind in KINDS}
     assert len(names) == len(KINDS)

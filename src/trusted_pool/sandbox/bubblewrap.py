@@ -139,6 +139,7 @@ class BubblewrapSandbox:
                 cgroups=None if self._cgroups is None else self._cgroups.version,
                 quota=self._quotas is not None,
                 filter=compiled.name if compiled is not None else None,
+                gpu_filter=self._lent.gpu_filter,
                 cpus=os.cpu_count() or 1,
             ),
             seccomp_fd=self._filter_fd if compiled is not None else None,

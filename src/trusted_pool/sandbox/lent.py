@@ -1,6 +1,7 @@
 """Binds and GPUs, from the operator's word to what one job is given of them."""
 
 import asyncio
+import contextlib
 import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -35,6 +36,7 @@ class Lent:
     def __init__(self) -> None:
         self.binds: dict[str, str] = {}
         self.gpus = lent_gpus.Found()
+        self.gpu_filter: str | None = None  #: its name
         self.gpu_filter_fd = -1
 
     @classmethod
@@ -47,7 +49,9 @@ class Lent:
             if lent.gpus.words:
                 _log.warning("GPUs: %s", lent.gpus.words)
         if lent.gpus.gpus:
-            lent.gpu_filter_fd = seccomp.compiled(gpu=True).memfd()
+            with contextlib.suppress(SandboxError):  # no job is filtered here, which is told elsewhere
+                compiled = seccomp.compiled(gpu=True)
+                lent.gpu_filter, lent.gpu_filter_fd = compiled.name, compiled.memfd()
         return lent
 
     def staged(self) -> list[Bind]:

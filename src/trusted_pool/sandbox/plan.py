@@ -28,6 +28,7 @@ class Ground(msgspec.Struct, frozen=True, kw_only=True):
     tree: bool  #: their limits hold
     quota: bool  #: the file system keeps a job within its disk
     filter: str | None  #: name of the system-call filter; None: there is none
+    gpu_filter: str | None = None  #: of the filter of jobs that are lent a GPU; None: there is no GPU
     cpus: int  #: of the machine
 
 
@@ -74,7 +75,10 @@ def text(view: policy.View, ground: Ground, limits: policy.Limits = _EXAMPLE) ->
     lines += ["", "watched by the worker"]
     lines += [f"{key} {value}" for key, value in msgspec.structs.asdict(limits).items()]
     lines += [f"kept by the file system too: {'disk_bytes, files' if ground.quota else 'nothing'}"]
-    lines += ["", f"filter {ground.filter or 'none'}", "", "bubblewrap", *_options(made.options), "", "/etc"]
+    lines += ["", f"filter {ground.filter or 'none'}"]
+    if ground.gpu_filter is not None:
+        lines += [f"filter of jobs with a GPU {ground.gpu_filter}"]
+    lines += ["", "bubblewrap", *_options(made.options), "", "/etc"]
     lines += [f"{file}: {content!r}" for file, content in policy.ETC.items()]
     return "\n".join(lines) + "\n"
 

@@ -77,7 +77,7 @@ class Runner:
     def unfilter(self) -> None:
         """Run without the filter from here on: this machine cannot lay one on."""
         self._seccomp_fd = None
-        self.ground = msgspec.structs.replace(self.ground, filter=None)
+        self.ground = msgspec.structs.replace(self.ground, filter=None, gpu_filter=None)
 
     @property
     def policy(self) -> str:

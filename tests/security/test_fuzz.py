@@ -1,11 +1,13 @@
 """Manifests, archives and behaviours by chance: a worker never dies or fails, and every job ends with a reason."""
 
 import asyncio
+import contextlib
 import gzip
 import io
 import json
 import os
 import random  # noqa: TID251 - seeded, and the seed is printed
+import sqlite3
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -245,15 +247,19 @@ async def call(arena: Arena, count: int) -> None:
     context = client_context(arena.worker.worker_id, key, SystemClock().now())
     base = f"https://127.0.0.1:{arena.worker.port}"
     named = {"sni_hostname": server_name(identity_of(key))}
+    with contextlib.closing(sqlite3.connect(f"file:{arena.pool.data}/coordinator.db?mode=ro", uri=True)) as store:
+        ((epoch,),) = store.execute("SELECT value FROM meta WHERE name = 'epoch'")
     dice = random.Random(SEED)  # noqa: S311 - no secret
     seen: set[int] = set()
     async with httpx.AsyncClient(base_url=base, verify=context, trust_env=False, timeout=60) as worker:
         for number in range(count):
-            headers = {POOL_HEADER: identity_of(key), EPOCH_HEADER: "1", ATTEMPT_HEADER: "1"}
+            headers = {POOL_HEADER: identity_of(key), EPOCH_HEADER: epoch, ATTEMPT_HEADER: "1"}
             headers[JOB_HEADER] = f"pool-fuzz-{number}"
             for header in list(headers):
                 if dice.random() < 0.1:
-                    headers[header] = dice.choice(["", "-1", "1e9", "x" * 500, "..", "0x1", "9" * 40])
+                    # A larger epoch would be another coordinator's, and this one out.
+                    large = ["9" * 40] if header != EPOCH_HEADER else []
+                    headers[header] = dice.choice(["", "-1", "1e3", "x" * 500, "..", "0x1", *large])
             answer = await ask(worker, dice, headers, named)
             told = f"FUZZ_SEED={SEED}, call {number}: {answer.request.method} {answer.request.url} {answer.text[:300]}"
             assert answer.status_code < 500, told

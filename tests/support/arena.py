@@ -1,7 +1,9 @@
 """One pool on which hostile jobs run side by side, and beside them neighbours that must not notice.
 
-A neighbour's work is ten sleeps with a little of everything between them. So its time is that of its sleeps, whoever
-else uses the processors, and grows only when something it needs is not to be had.
+A neighbour's work is ten sleeps with a little of everything between them. What it waited for a processor is taken off
+its time, as the kernel counts it: that is the share of whoever else uses this machine, attacks within their limits
+included. What is left is that of its sleeps, and grows only when something else that it needs is not to be had, or when
+the worker itself is held up.
 """
 
 import contextlib
@@ -16,6 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
+import httpx
 import msgspec
 
 from support import ordinary
@@ -40,6 +43,7 @@ for n in range(10):
         assert os.waitpid(pid, 0)[1] == 0
     print(n, flush=True)
 open("done.txt", "w").write("10 steps")
+print("waited", int(open("/proc/self/schedstat").read().split()[1]) / 1e9)
 """
 STEPS = "".join(f"{n}\n" for n in range(10))
 
@@ -71,6 +75,11 @@ class Ended(msgspec.Struct):
         return float(self.status["worker_status"]["execution_metadata"]["wall_time_ms"]) / 1000
 
     @property
+    def waited_s(self) -> float:
+        """What a neighbour waited for a processor."""
+        return float(self.stdout.rpartition("waited ")[2])
+
+    @property
     def times(self) -> tuple[float, float]:
         attempt = self.status["attempts"][-1]
         return attempt["started_at"], attempt["ended_at"]
@@ -91,6 +100,25 @@ class Attack(msgspec.Struct, frozen=True):
         return int(self.name.split()[0])
 
 
+class OneForEachThread:
+    """An HTTP client that is another in each thread: one that many threads use can close under one what another reads."""
+
+    def __init__(self, **options: Any) -> None:
+        self._options = options
+        self._local = threading.local()
+        self._all: list[httpx.Client] = []
+
+    def __getattr__(self, name: str) -> Any:
+        if not hasattr(self._local, "client"):
+            self._local.client = httpx.Client(**self._options)
+            self._all.append(self._local.client)
+        return getattr(self._local.client, name)
+
+    def close(self) -> None:
+        for client in self._all:
+            client.close()
+
+
 class Arena:
     """A pool with one worker, of root or of an ordinary user with control groups of its own."""
 
@@ -102,6 +130,8 @@ class Arena:
         self.secret.write_text(CANARY)  # any user of the machine may read it
         self._lend()
         self.pool = RealPool(home / "pool", [ATTACKERS + NEIGHBOURS])
+        self.pool.http.close()
+        self.pool.http = OneForEachThread(base_url=self.pool.url, timeout=PATIENCE_S, trust_env=False)
         self.worker: RealWorker = self.pool.workers[0]
         self._canary = tempfile.NamedTemporaryFile(suffix=".open-canary")  # noqa: SIM115 - as long as the worker
         self._arm(groups, covers)

@@ -97,3 +97,12 @@ def test_a_body_of_another_length_than_said_closes_the_connection(body: bytes) -
 def test_an_application_that_ends_behind_the_head_closes_the_connection() -> None:
     got, _ = answer(START)
     assert b"hello" not in got
+
+
+def test_an_answer_before_the_end_of_a_body_says_that_the_line_is_no_good_any_more() -> None:
+    """What is left of the body may never be read: the next request on that line would be reset."""
+    half = b"POST / HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n12345"
+    closing = PLAIN.replace(b"length: 5\r\n", b"length: 5\r\nconnection: close\r\n")
+    assert answer(START, HELLO, request=half) == (closing, 1)
+    whole = half + b"67890"
+    assert answer(START, HELLO, request=whole) == (PLAIN, 1), "the control: there is nothing left"

@@ -11,6 +11,9 @@ from uvicorn.protocols.http.httptools_impl import (
 )
 
 
+_CLOSE = b"connection: close\r\n\r\n"
+
+
 class Cycle(RequestResponseCycle):
     """uvicorn's cycle of a request and its answer; what is no plain answer is left to it."""
 
@@ -26,6 +29,8 @@ class Cycle(RequestResponseCycle):
             if self._may_hold:
                 head, length = _head(message)
                 if length is not None:
+                    if self.more_body:  # it may never be read to its end: the line is no good for another request
+                        head = head[:-2] + _CLOSE
                     self._held = head
                     self.expected_content_length = length
                     self.chunked_encoding = False

@@ -101,7 +101,7 @@ class Attack(msgspec.Struct, frozen=True):
 
 
 class OneForEachThread:
-    """An HTTP client that is another in each thread: one that many threads use can close under one what another reads."""
+    """An HTTP client that is another in each thread. One of many threads can close what another one is reading."""
 
     def __init__(self, **options: Any) -> None:
         self._options = options

@@ -8,7 +8,7 @@ DEV := $(VENV)/.installed-dev
 ENVIRONMENT := pyproject.toml scripts/environment.sh
 # What the tests and the demo need of the distribution, as program=package.
 SANDBOX := bwrap=bubblewrap
-TESTING := $(SANDBOX) strace=strace openssl=openssl curl=curl git=git ip=iproute2 promtool=prometheus
+TESTING := $(SANDBOX) strace=strace openssl=openssl curl=curl git=git ip=iproute2 promtool=prometheus ruby=ruby node=nodejs cc=gcc
 # What the machine needs on which the long tests boot another one.
 GUEST := qemu-system-x86_64=qemu-system-x86 busybox=busybox-static mkfs.ext4=e2fsprogs
 

@@ -74,7 +74,9 @@ MANIFESTS: list[tuple[str, bytes, object, str, list[str]]] = [
     ("a key twice", MAIN, '{"name": "a", "name": "b"}', "bad_manifest", ["twice"]),
     ("unknown key", MAIN, {"entrypont": "main.py"}, "bad_manifest", ["'entrypont'", "'entrypoint'"]),
     ("unknown key inside", MAIN, {"retry": {"attempts": 1}}, "bad_manifest", ["'attempts'"]),
-    ("not yet", MAIN, {"requirements": "requirements.txt"}, "unsupported", ["'requirements'"]),
+    ("not yet", MAIN, {"keep": "7d"}, "unsupported", ["'keep'"]),
+    ("gpus in two ways", MAIN, {"gpu": {"device_id": 0, "count": 2}}, "bad_manifest", ["device_id"]),
+    ("no bind's name", MAIN, {"binds": ["../etc"]}, "bad_manifest", ["'../etc'"]),
     ("wrong type", MAIN, {"memory_mb": "much"}, "bad_manifest", ["memory_mb"]),
     ("negative", MAIN, {"timeout": -1}, "bad_manifest", ["timeout"]),
     ("no duration", MAIN, {"timeout": "soon"}, "bad_manifest", ["timeout"]),
@@ -117,6 +119,8 @@ UNPLACEABLE = [
     ({"cpus": 4096}, "cpu"),
     ({"disk_mb": 2**31}, "disk"),
     ({"constraints": {"place": "moon"}}, "moon"),
+    ({"binds": ["imagenet"]}, "no bind 'imagenet'"),
+    ({"gpu": {"count": 64}}, "asks for 64"),
 ]
 
 

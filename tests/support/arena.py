@@ -310,8 +310,9 @@ def _stand_ins(home: Path) -> Path:
     return place
 
 
+#: The headers and start files of a C library may not be there.
+CC = ("cc", "-shared", "-fPIC", "-nostdlib", "-ffreestanding", "-fno-builtin")
 NVML = r"""
-#include <string.h>
 typedef struct { unsigned long long total, free, used; } memory_t;
 int nvmlInit_v2(void) { return 0; }
 int nvmlShutdown(void) { return 0; }
@@ -324,8 +325,9 @@ int nvmlDeviceGetMemoryInfo(void *h, memory_t *m) {
     if (place(h) == 1) return 3;  /* NVML_ERROR_NOT_SUPPORTED */
     m->total = (8ULL << 30) * (3 - place(h)); return 0;
 }
-int nvmlDeviceGetName(void *h, char *name, unsigned n) { strncpy(name, "Fake GPU", n); return 0; }
-int nvmlDeviceGetUUID(void *h, char *id, unsigned n) { strncpy(id, "GPU-fake-0", n); id[9] += 2 - place(h); return 0; }
+static void say(char *to, const char *text) { while ((*to++ = *text++)); }
+int nvmlDeviceGetName(void *h, char *name, unsigned n) { say(name, "Fake GPU"); return 0; }
+int nvmlDeviceGetUUID(void *h, char *id, unsigned n) { say(id, "GPU-fake-0"); id[9] += 2 - place(h); return 0; }
 """
 
 
@@ -336,5 +338,5 @@ def _fake_gpus(place: Path) -> None:
         os.mknod(place / name, 0o666 | 0o020000, os.makedev(1, 3))
         (place / name).chmod(0o666)
     (place / "nvml.c").write_text(NVML)
-    made = ["cc", "-shared", "-fPIC", "-o", str(place / "nvml.so"), str(place / "nvml.c")]
+    made = [*CC, "-o", str(place / "nvml.so"), str(place / "nvml.c")]
     subprocess.run(made, check=True, timeout=60)

@@ -8,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from support.arena import NVML
+from support.arena import CC, NVML
+from support.real_pool import run_tpool
 from trusted_pool.core.request import Gpu
 from trusted_pool.ports.sandbox import SandboxError
 from trusted_pool.sandbox import binds, gpus, policy, seccomp
@@ -111,7 +112,7 @@ def nvml(tmp_path_factory: pytest.TempPathFactory) -> Path:
         (pytest.fail if os.environ.get("CI") else pytest.skip)("cc is not installed")
     place = tmp_path_factory.mktemp("nvml")
     (place / "nvml.c").write_text(NVML)
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", place / "nvml.so", place / "nvml.c"], check=True, timeout=60)
+    subprocess.run([*CC, "-o", place / "nvml.so", place / "nvml.c"], check=True, timeout=60)
     return place / "nvml.so"
 
 
@@ -147,7 +148,7 @@ def test_without_device_files_there_are_none(tmp_path: Path, nvml: Path):
 def test_a_driver_that_does_not_answer_offers_none(tmp_path: Path):
     source = tmp_path / "broken.c"
     source.write_text("int nvmlInit_v2(void) { return 18; }  /* the versions of library and driver differ */\n")
-    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "broken.so", source], check=True, timeout=60)
+    subprocess.run([*CC, "-o", tmp_path / "broken.so", source], check=True, timeout=60)
     found = gpus.find(files(tmp_path / "dev", "nvidia0"), str(tmp_path / "broken.so"))
     assert found.gpus == ()
     assert "nvmlInit_v2 failed with 18" in found.words
@@ -160,3 +161,25 @@ def test_jobs_with_a_gpu_have_a_filter_of_their_own():
 def test_the_operator_lends_nothing_unless_told():
     lent = asyncio.run(Lent.make(Equipment(), Path("/nowhere")))
     assert (lent.binds, lent.gpus.gpus, lent.gpu_filter_fd) == ({}, (), -1)
+
+
+@pytest.mark.parametrize(
+    ("binds", "words"),
+    [
+        (["nothing"], "--bind 'nothing' lends nothing; write --bind NAME=/path"),
+        (["a="], "--bind 'a=' lends nothing"),
+        (["a=/usr/share", "a=/usr/lib"], "--bind a is said twice"),
+        (["a=data"], "the path is not absolute"),
+        (["a=/etc"], "which no job may see"),
+        (["a={home}"], "which no job may see"),
+    ],
+)
+def test_wrong_use_is_said_in_one_line(tmp_path: Path, binds: list[str], words: str):
+    key = tmp_path / "worker.pem"
+    assert run_tpool("keygen", key).returncode == 0
+    options = [word for bind in binds for word in ("--bind", bind.format(home=tmp_path))]
+    ran = run_tpool("worker", "--worker-key", key, "--data", tmp_path / "data", "--port", "0", *options)
+    assert (ran.returncode, ran.stdout) == (2, "")
+    assert words in ran.stderr
+    assert ran.stderr.count("\n") == 1
+    assert not (tmp_path / "data").exists()

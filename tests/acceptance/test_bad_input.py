@@ -5,10 +5,7 @@ import os
 import shutil
 import socket
 import string
-from collections.abc import Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import httpx
 import pytest
@@ -18,31 +15,11 @@ from hypothesis import strategies as st
 
 from security import test_inputs as hostile
 from support.archives import tar_gz
+from support.kept import kept, nothing_kept
 from support.real_pool import RealPool, until
 
 MAIN = tar_gz({"main.py": b"print(1)\n"})
 UNKNOWN = "pool-0123456789abcdef"
-
-
-class Kept(NamedTuple):
-    """What a pool keeps: how many jobs, and the files of its blobs."""
-
-    jobs: int
-    files: frozenset[Path]
-
-
-def kept(pool: RealPool) -> Kept:
-    """Look."""
-    files = frozenset(path for path in (pool.data / "blobs").rglob("*") if path.is_file())
-    return Kept(pool.pool()["total_jobs"], files)
-
-
-@contextmanager
-def nothing_kept(pool: RealPool) -> Iterator[None]:
-    """Show that what is done here leaves nothing in the pool."""
-    before = kept(pool)
-    yield
-    assert kept(pool) == before
 
 
 def refused(answer: httpx.Response, status: int, code: str, *words: str) -> dict[str, Any]:
@@ -65,13 +42,8 @@ MANIFESTS: list[tuple[str, bytes, object, str, list[str]]] = [
     ("none, and nothing inside", tar_gz({}), None, "bad_manifest", []),
     ("job.json is no JSON", tar_gz({"main.py": b"", "job.json": b"{"}), None, "bad_manifest", ["JSON"]),
     ("job.json has an unknown key", tar_gz({"main.py": b"", "job.json": b'{"a":1}'}), None, "bad_manifest", ["'a'"]),
-    ("broken JSON", MAIN, '{"entrypoint": "main.py"', "bad_manifest", ["JSON"]),
     ("empty", MAIN, "", "bad_manifest", ["JSON"]),
     ("no object", MAIN, "[]", "bad_manifest", ["object"]),
-    ("not UTF-8", MAIN, b'{"name": "\xff"}', "bad_manifest", ["JSON"]),
-    ("NaN", MAIN, '{"timeout": NaN}', "bad_manifest", ["NaN"]),
-    ("infinite", MAIN, '{"timeout": 1e999}', "bad_manifest", []),
-    ("a key twice", MAIN, '{"name": "a", "name": "b"}', "bad_manifest", ["twice"]),
     ("unknown key", MAIN, {"entrypont": "main.py"}, "bad_manifest", ["'entrypont'", "'entrypoint'"]),
     ("unknown key inside", MAIN, {"retry": {"attempts": 1}}, "bad_manifest", ["'attempts'"]),
     ("not yet", MAIN, {"keep": "7d"}, "unsupported", ["'keep'"]),
@@ -80,9 +52,6 @@ MANIFESTS: list[tuple[str, bytes, object, str, list[str]]] = [
     ("wrong type", MAIN, {"memory_mb": "much"}, "bad_manifest", ["memory_mb"]),
     ("negative", MAIN, {"timeout": -1}, "bad_manifest", ["timeout"]),
     ("no duration", MAIN, {"timeout": "soon"}, "bad_manifest", ["timeout"]),
-    ("deep", MAIN, "[" * 100_000, "bad_manifest", ["JSON"]),
-    ("deep inside", MAIN, '{"env": ' + '{"a":' * 40_000 + "1" + "}" * 40_001, "bad_manifest", []),
-    ("a number of 5,000 digits", MAIN, '{"priority": ' + "9" * 5000 + "}", "bad_manifest", []),
     ("half a surrogate", MAIN, '{"name": "\\ud800"}', "bad_manifest", []),
     ("absolute entrypoint", MAIN, {"entrypoint": "/etc/passwd"}, "bad_manifest", ["absolute", "relative"]),
     ("entrypoint that leaves", MAIN, {"entrypoint": "../main.py"}, "bad_manifest", ["leaves"]),
@@ -191,7 +160,6 @@ FORMS: list[tuple[str, list[Any], int, str]] = [
     ("files without a name", [("files", (None, MAIN))], 400, "bad_request"),
     ("a file with a bad name", [("files", ("../main.py", b"")), ("files", ("b.py", b""))], 400, "bad_archive"),
     ("two files of one name", [("files", ("main.py", b"")), ("files", ("main.py", b""))], 400, "bad_archive"),
-    ("15,000 parts", [("files", (f"f{n}.py", b"")) for n in range(15_000)], 413, "too_large"),
 ]
 
 
@@ -271,44 +239,6 @@ def test_an_upload_that_breaks_off_leaves_nothing(shared_pool: RealPool):
         until(lambda: list(staging.iterdir()) != [], "the first bytes on the disk")
         sock.close()
         until(lambda: list(staging.iterdir()) == [], "an empty directory")
-
-
-GET = b"GET /pool HTTP/1.1\r\nHost: localhost\r\n"
-POST = b"POST /submit HTTP/1.1\r\nHost: localhost\r\n"
-CHUNKED = b"Transfer-Encoding: chunked\r\n"
-HEADS: list[tuple[str, bytes, tuple[int, ...]]] = [
-    ("no HTTP", b"\x16\x03\x01\x02\x00\x01\x00", (400,)),
-    ("a huge header", GET + b"X: " + b"y" * 200_000 + b"\r\n\r\n", (431,)),
-    ("many headers", GET + b"X: y\r\n" * 50_000 + b"\r\n", (431,)),
-    ("a huge path", b"GET /" + b"a" * 200_000 + b" HTTP/1.1\r\nHost: localhost\r\n\r\n", (400, 431)),
-    ("two lengths", POST + b"Content-Length: 1\r\nContent-Length: 2\r\n\r\nab", (400,)),
-    ("both lengths", POST + b"Content-Length: 3\r\n" + CHUNKED + b"\r\n0\r\n\r\n", (400,)),
-    ("a negative length", POST + b"Content-Length: -1\r\n\r\n", (400,)),
-    ("a bad chunk", POST + CHUNKED + b"\r\nzz\r\n", (0, 400)),  # 0: closed, since an answer may be under way
-]
-
-
-@pytest.mark.parametrize(("raw", "statuses"), [h[1:] for h in HEADS], ids=[h[0] for h in HEADS])
-def test_heads(shared_pool: RealPool, raw: bytes, statuses: tuple[int, ...]):
-    with nothing_kept(shared_pool):
-        assert exchange(shared_pool.port, raw) in statuses
-
-
-def exchange(port: int, raw: bytes) -> int:
-    """Send bytes, say that this was all, and return the status of the answer; 0 when there is none."""
-    answer = b""
-    with socket.create_connection(("127.0.0.1", port), timeout=30) as sock:
-        try:
-            sock.sendall(raw)
-            sock.shutdown(socket.SHUT_WR)
-        except (BrokenPipeError, ConnectionResetError, OSError):
-            answer = b""  # it has heard enough; what it says of that may still arrive
-        try:
-            while b"\r\n" not in answer and (piece := sock.recv(65536)):
-                answer += piece
-        except ConnectionResetError:
-            return int(answer.split(b" ", 2)[1]) if answer else 0
-    return int(answer.split(b" ", 2)[1]) if answer else 0
 
 
 ROUTES = [

@@ -132,16 +132,6 @@ def test_all_files_as_one_archive(shared_pool: RealPool, job: str):
 
 
 def test_paths_that_no_output_is_called(shared_pool: RealPool, job: str):
-    for path in (
-        "..%2f..%2fetc%2fpasswd",
-        "%2e%2e/%2e%2e/etc/passwd",
-        "a/%2e/b",
-        "%00",
-        "a%00b",
-    ):
-        answer = shared_pool.http.get(httpx.URL(f"{shared_pool.url}/outputs/{job}/{path}"))
-        assert answer.status_code == 400, (path, answer.text)
-        assert answer.json()["error"]["code"] == "bad_request"
     for path in ("none", "deep", "deep/er", "small.txt/x", "SMALL.TXT", "%2fetc%2fpasswd", "a//b"):
         answer = get(shared_pool, job, path)
         assert (answer.status_code, answer.json()["error"]["code"]) == (404, "no_such_output"), path

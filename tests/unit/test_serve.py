@@ -442,14 +442,25 @@ def httpx_sends(port: int) -> bytes:
     return b"%d " % answer.status_code + answer.content
 
 
-def test_after_a_small_refused_body_the_connection_is_kept(run: Run) -> None:
+def test_an_answer_before_the_end_of_a_body_is_the_last_on_its_line(run: Run) -> None:
     async def body() -> None:
         async with serving(refuse) as server:
             reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
-            for _ in range(3):
-                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n")
-                assert (await reader.readuntil(b"no")).startswith(b"HTTP/1.1 413 ")
-                writer.write(bytes(200_000))
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n")
+            answer = await reader.readuntil(b"no")
+            assert b"connection: close\r\n" in answer
+            writer.write(bytes(200_000))
+            assert await reader.read() == b"", "it is closed in peace as soon as the rest has come"
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 200000\r\n\r\n" + bytes(10))
+            assert b"connection: close\r\n" in await reader.readuntil(b"no")
+            assert await until_closed(reader) == b"", "and soon, when it does not"
+            writer.close()
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.port)
+            for _ in range(3):  # what came whole is no reason to part
+                writer.write(b"POST / HTTP/1.1\r\nhost: x\r\ncontent-length: 1000\r\n\r\n" + bytes(1000))
+                assert b"connection: close" not in await reader.readuntil(b"no")
             writer.close()
 
     run(body())

@@ -1,4 +1,7 @@
-"""Answers whose length is known leave in one write: one system call and one packet, where uvicorn makes two."""
+"""Answers whose length is known leave in one write: one system call and one packet, where uvicorn makes two.
+
+One that leaves before the body of its request is whole says that it is the last on its line.
+"""
 
 from functools import lru_cache
 from typing import Any
@@ -18,6 +21,7 @@ class Cycle(RequestResponseCycle):
     """uvicorn's cycle of a request and its answer; what is no plain answer is left to it."""
 
     _held = b""  # a head that waits for its body
+    early = False  #: it was answered before its body was whole
 
     @property
     def _may_hold(self) -> bool:
@@ -30,6 +34,7 @@ class Cycle(RequestResponseCycle):
                 head, length = _head(message)
                 if length is not None:
                     if self.more_body:  # it may never be read to its end: the line is no good for another request
+                        self.early = True
                         head = head[:-2] + _CLOSE
                     self._held = head
                     self.expected_content_length = length

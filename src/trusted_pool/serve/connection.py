@@ -31,7 +31,7 @@ _STATUS = {
 
 _RETRYABLE = (408, 429, 503)
 RETRY_AFTER_S = 1
-#: Between an answer that nobody may be reading yet, because he still sends, and the end of the line.
+#: Between an answer to who still sends, and the end of his line. Closed at once it would be reset, and the answer lost.
 LINGER_S = 1.0
 _NETWORK_BITS = 64  # of IPv6: what one subscriber has at least
 
@@ -43,7 +43,7 @@ class Limits(msgspec.Struct, frozen=True, kw_only=True):
     handshake_timeout_s: float = 10.0
     keep_alive_s: int = 75  #: an idle connection is closed after this; clients should let go earlier
     max_head_bytes: int = 64 * 1024  #: request line and headers, and likewise what stands between pieces of a body
-    max_leftover_bytes: int = 256 * 1024  #: of a body, read after its request was answered; then the line is closed
+    max_leftover_bytes: int = 256 * 1024  #: of a body, read after its request was answered
     max_connections: int = 2000
     max_per_address: int = 1000  #: of those, from one client address, or one IPv6 network of 64 bits; 0: all
     backlog: int = 1024
@@ -165,8 +165,12 @@ class Connection(HttpToolsProtocol):
             return
         if self._unread > self._limits.max_head_bytes:
             self._refuse(431)
-        elif self._head_timer is None and self.timeout_keep_alive_task is None and (self._in_head or self._idle):
+        elif self._untimed and (self._in_head or self._idle):
             self._arm()
+
+    @property
+    def _untimed(self) -> bool:
+        return self._head_timer is None and self.timeout_keep_alive_task is None and self._lingering is None
 
     @property
     def _idle(self) -> bool:
@@ -198,21 +202,34 @@ class Connection(HttpToolsProtocol):
             self.cycle.__class__ = Cycle
 
     def on_body(self, body: bytes) -> None:
-        """Take a piece of body. Of one whose request was refused, not for ever: the sender is left without a reader."""
+        """Take a piece of body. Of one whose request is answered already, a few: then its sender has no reader."""
         self._unread = 0
-        if self._idle and self._lingering is None:
+        if self._idle:
             self._leftover += len(body)
             if self._leftover > self._limits.max_leftover_bytes:
-                self._disarm()
                 self.flow.pause_reading()
-                # The answer is on its way. Closed at once, the line would be reset, and the answer lost with it.
-                self._lingering = self.loop.call_later(LINGER_S, self.transport.abort)
+                self._linger()
         super().on_body(body)
 
     def on_message_complete(self) -> None:
         """End the request."""
         self._unread = 0
         super().on_message_complete()
+        if self._lingering is not None:
+            self.transport.close()
+
+    def on_response_complete(self) -> None:
+        """Go on with the next request, unless the body of this one is still coming."""
+        super().on_response_complete()
+        if isinstance(self.cycle, Cycle) and self.cycle.early:
+            self._linger()
+
+    def _linger(self) -> None:
+        """End the line soon."""
+        if self._lingering is None and not self.transport.is_closing():
+            self._disarm()
+            self._unset_keepalive_if_required()
+            self._lingering = self.loop.call_later(LINGER_S, self.transport.abort)
 
     def send_400_response(self, msg: str) -> None:  # noqa: ARG002 - uvicorn's words are replaced
         """Answer what could not be parsed."""

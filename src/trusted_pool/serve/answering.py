@@ -13,7 +13,6 @@ from uvicorn.protocols.http.httptools_impl import (
     RequestResponseCycle,
 )
 
-
 _CLOSE = b"connection: close\r\n\r\n"
 
 

@@ -4,6 +4,7 @@ import asyncio
 import logging
 import os
 import stat
+import string
 from pathlib import Path
 
 import pytest
@@ -23,7 +24,9 @@ IDS = [identity_of(Ed25519PrivateKey.generate()) for _ in range(6)]
 A, B, C, *_ = IDS
 SMALL_ORDER = "A" * 43 + "="
 #: Says the same 32 bytes as an id does: its last character holds two bits that nobody reads.
-NOT_CANONICAL = next(A[:42] + c + "=" for c in "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz" if c != A[42])
+_ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
+#: The last digit says four bits; the two behind them are 0 in the one right form of an id.
+NOT_CANONICAL = A[:42] + _ALPHABET[_ALPHABET.index(A[42]) + 1] + "="
 
 
 def pools_of(tmp_path: Path, **how: object) -> Pools:

@@ -23,9 +23,8 @@ from trusted_pool.worker.pools import Pools
 IDS = [identity_of(Ed25519PrivateKey.generate()) for _ in range(6)]
 A, B, C, *_ = IDS
 SMALL_ORDER = "A" * 43 + "="
-#: Says the same 32 bytes as an id does: its last character holds two bits that nobody reads.
 _ALPHABET = string.ascii_uppercase + string.ascii_lowercase + string.digits + "+/"
-#: The last digit says four bits; the two behind them are 0 in the one right form of an id.
+#: Says the same 32 bytes as an id does: its last digit holds two bits that nobody reads.
 NOT_CANONICAL = A[:42] + _ALPHABET[_ALPHABET.index(A[42]) + 1] + "="
 
 

@@ -10,7 +10,7 @@ from trusted_pool.core.words import AttemptState, OnWorkerLoss
 from trusted_pool.journal.memory import MemoryJournal
 from trusted_pool.ports.journal import Entry
 from trusted_pool.protocol.manifest import parse, resolve
-from trusted_pool.worker.admission import Admission
+from trusted_pool.worker.admission import Admission, Over
 from trusted_pool.worker.attempts import Attempts
 from trusted_pool.worker.bell import Bell
 from trusted_pool.worker.slots import Slots
@@ -39,7 +39,7 @@ def the_worker_forgets_what_it_was_sent() -> Patches:
 @mutant("started twice", "too many starts")
 def a_released_attempt_is_forgotten() -> Patches:
     """A late copy of a submit finds nothing that reminds of it."""
-    return {(Attempts, "_is_over"): lambda *_: None}
+    return {(Over, "add"): lambda *_: None}
 
 
 @mutant("slots")

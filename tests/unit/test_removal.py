@@ -204,6 +204,31 @@ def test_a_job_that_was_just_placed_there_is_not_sent():
     run(main())
 
 
+@pytest.mark.parametrize("removed", [True, False])
+def test_a_word_whose_commit_waits_is_dropped_when_its_worker_is_removed(removed: bool):
+    async def main():
+        async with FakePool("a") as pool:
+            job = await running(pool, HOLD)
+            pool.wires["a"].cut()
+            await elapse(1)
+            pool.ends["a"].end(remote(job), DONE)
+            pool.store.full = True
+            pool.wires["a"].mend()
+            await elapse(40)  # it was asked for all that it has, and has told
+            if removed:
+                await remove(pool, "a")
+                await elapse(1)
+            pool.store.full = False
+            job = await pool.until(job.job_id, lambda job: job.final or job.reason is Reason.WORKER_REMOVED)
+            await elapse(60)
+            job = await pool.job(job.job_id)
+            assert (job.state, job.attempts[0].state) == (
+                (J.RUNNING, A.RUNNING) if removed else (J.COMPLETED, A.COLLECTED)
+            )
+
+    run(main())
+
+
 def test_results_that_are_being_copied_are_not_taken():
     async def main():
         async with FakePool("a", "b") as pool:

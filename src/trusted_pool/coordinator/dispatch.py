@@ -139,9 +139,15 @@ class Dispatcher:
             units.append(Unit(job=job, expects=row.version, before=row.job, events=(event,), charge=CHARGE, caps=caps))
         if not units:
             return False
-        answers = await self._store.commit(units)
-        for (row, job), committed in zip(placed, answers, strict=True):
-            if committed.ok:
-                self._jobs.learn(row.job, Versioned(job, committed.version))
-                self._tasks.spawn(self._sender.send(job), f"send {job.job_id}")
+        coming = {(job.job_id, len(job.attempts)) for _, job in placed}
+        self._sender.coming |= coming
+        try:
+            answers = await self._store.commit(units)
+            for (row, job), committed in zip(placed, answers, strict=True):
+                if committed.ok:
+                    coming.discard((job.job_id, len(job.attempts)))
+                    self._jobs.learn(row.job, Versioned(job, committed.version))
+                    self._tasks.spawn(self._sender.send(job), f"send {job.job_id}")
+        finally:
+            self._sender.coming -= coming
         return any(committed.conflict != "running" for committed in answers)  # another coordinator was there first

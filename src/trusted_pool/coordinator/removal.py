@@ -8,6 +8,7 @@ import msgspec
 
 from trusted_pool.coordinator.jobs import Jobs
 from trusted_pool.coordinator.roster import Roster, short
+from trusted_pool.coordinator.send import Sender
 from trusted_pool.core.advance import IllegalTransitionError
 from trusted_pool.core.job import Job
 from trusted_pool.core.retry import on_removal
@@ -39,10 +40,11 @@ _COUNTED = {JobState.QUEUED: "retried", JobState.FAILED: "failed", JobState.CANC
 class Removal:
     """Lets jobs of removed workers go the way of their policies, and knows which are held."""
 
-    def __init__(self, store: Store, jobs: Jobs, roster: Roster) -> None:
+    def __init__(self, store: Store, jobs: Jobs, roster: Roster, sender: Sender) -> None:
         self._store = store
         self._jobs = jobs
         self._roster = roster
+        self._sender = sender
         self.held: dict[str, set[str]] = {}  #: jobs by the removed worker that they stay assigned to
 
     def noticed(self, _before: Job | None, after: Job) -> None:
@@ -67,6 +69,8 @@ class Removal:
             if worker_id in self._roster.members:
                 break
             job_id = row.job.job_id
+            if (job_id, len(row.job.attempts)) in self._sender.coming:
+                continue  # it was placed in this moment, and is about to be found unsendable: that spends nothing
             try:
                 after = await self._jobs.apply(job_id, on_removal(row.job))
             except IllegalTransitionError:

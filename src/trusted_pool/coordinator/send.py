@@ -51,6 +51,7 @@ class Sender:
         self._dice = dice
         self._sending: set[tuple[str, int]] = set()
         self._in_doubt: set[tuple[str, int]] = set()  #: an earlier process was sending them when it ended
+        self.coming: set[tuple[str, int]] = set()  #: are being placed, and will be sent
         #: called with a worker's id after a call to it failed, so that it is checked at once
         self.on_trouble: Callable[[str, str], None] = lambda _worker_id, _words: None
 
@@ -120,6 +121,7 @@ class Sender:
         attempt = job.attempts[-1]
         key = (job.job_id, attempt.number)
         member = self._roster.members.get(attempt.worker_id)
+        self.coming.discard(key)
         if key in self._sending:
             return
         if member is None:  # it was removed since it was chosen

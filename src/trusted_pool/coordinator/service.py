@@ -126,7 +126,7 @@ class Coordinator:
         self.duties = Duties(
             store=store, jobs=self.jobs, roster=self.roster, tasks=self._tasks, clock=clock, audit=self.audit
         )
-        self.removal = Removal(store, self.jobs, self.roster)
+        self.removal = Removal(store, self.jobs, self.roster, self._sender)
         self._membership = Membership(
             store=store,
             jobs=self.jobs,

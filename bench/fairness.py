@@ -9,8 +9,10 @@ Usage: python bench/fairness.py [LIMITS…], each as NAME=VALUE.
 import argparse
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import sqlite3
 import statistics
 import sys
 import time
@@ -30,8 +32,10 @@ CONNECTIONS = 256
 TRANSFERS = 50
 ROUNDS = 3
 MANIFEST = '{"entrypoint":"main.py","interpreter":"python3"}'
-#: What a flood may cost a neighbour.
+#: What a flood may cost a neighbour: times the time alone.
 TIMES = {"submit": 10.0, "upload": 4.0, "download": 4.0}
+#: Of a flood's submits, so many may be kept between two of a neighbour that sends one after the other.
+BETWEEN = 64
 
 
 def form(data: bytes, name: str = "project.tar.gz") -> bytes:
@@ -170,16 +174,25 @@ def run(limits: tuple[str, ...] = ()) -> list[dict[str, Any]]:
                 with flooding(port, ada, what, paths[ada], connections):
                     crowded.append(asyncio.run(_settled(measure)))
             a, b = statistics.median(crowded), statistics.median(alone)
-            rows.append(
-                {
-                    "what": f"{what}, ms, while another owner floods with {connections} connections; baseline: alone",
-                    "ours": round(a, 2),
-                    "baseline": round(b, 2),
-                    "ratio": round(a / b, 2),
-                    "mark": f"<= {TIMES[what]:g}",
-                }
-            )
+            words = f"{what}, ms, while another owner floods with {connections} connections; baseline: alone"
+            rows.append(_row(words, round(a, 2), round(b, 2), f"<= {TIMES[what]:g}"))
+        rows.append(_between(pool))
     return rows
+
+
+def _row(what: str, ours: float, baseline: float, mark: str) -> dict[str, Any]:
+    return {"what": what, "ours": ours, "baseline": baseline, "ratio": round(ours / baseline, 2), "mark": mark}
+
+
+def _between(pool: Pool) -> dict[str, Any]:
+    """Count what was kept of the flood between two submits of the neighbour. It depends on no speed of the machine."""
+    with contextlib.closing(sqlite3.connect(f"file:{pool.root}/coordinator/coordinator.db?mode=ro", uri=True)) as store:
+        owners = [owner for (owner,) in store.execute("SELECT owner FROM jobs ORDER BY rowid")]
+    at = [place for place, owner in enumerate(owners) if owner == "bob"]
+    between = [later - earlier - 1 for earlier, later in itertools.pairwise(at)]
+    crowded = statistics.median(n for n in between if n)
+    words = f"submits of the flood between two of a neighbour; baseline: its {CONNECTIONS} connections"
+    return _row(words, crowded, CONNECTIONS, f"<= {BETWEEN / CONNECTIONS:g}")
 
 
 async def _settled(measure: Callable[[], Awaitable[float]]) -> float:

@@ -8,6 +8,7 @@ import time
 from pathlib import Path
 
 import dispatch
+import fairness
 import jobs
 import queued
 import sandbox
@@ -18,7 +19,7 @@ RESULTS = Path(__file__).parent / "results"
 
 def main() -> None:
     """Measure, print, save."""
-    rows = [submit.run(), dispatch.run(), *jobs.run(), *queued.run(), *sandbox.run()]
+    rows = [submit.run(), dispatch.run(), *jobs.run(), *queued.run(), *sandbox.run(), *fairness.run()]
     for row in rows:
         print(row["what"])
         for step in row.get("steps", ()):

@@ -12,7 +12,14 @@ DOCUMENT = (ROOT / "docs/security.md").read_text()
 TESTS = re.findall(r"`((?:unit|security|acceptance|properties|crash|contract)/\w+\.py)::(\w+)`", DOCUMENT)
 NAMED = re.findall(r"attack\s+`([^`]+)`", DOCUMENT)
 #: Sections that promise something; the others say who, what not, and where to.
-PROMISES = ("From whom", "What a job cannot do", "Limits", "What is left of a job", "What an operator lends")
+PROMISES = (
+    "From whom",
+    "What a request cannot do",
+    "What a job cannot do",
+    "Limits",
+    "What is left of a job",
+    "What an operator lends",
+)
 #: What no test can show.
 UNTESTED = ("Sockets and pipes in a lent directory", "Its filter of system calls", "**No GPU was there")
 

@@ -19,6 +19,10 @@ OnBytes = Callable[[int], None]
 _TRIES = 4
 _PAUSE_S = 0.2
 _AT_ONCE = 8
+_TOO_MANY = 429
+#: How long a fetch waits in all for others of the same owner to end.
+_PATIENCE_S = 120.0
+_LONGEST_PAUSE_S = 10.0
 _PARTIAL = 206
 
 
@@ -62,14 +66,22 @@ async def fetch_one(
     """Fetch one output. A broken transfer goes on where it broke."""
     with new_file(into, entry.path, key) as file:
         transfer = _Transfer(file, entry, on_bytes)
-        for attempt in range(1, _TRIES + 1):
+        attempt, waited_s = 1, 0.0
+        while True:
             try:
                 await transfer.go(transport, f"/outputs/{job_id}/{quote(entry.path)}")
                 break
             except ClientError as error:
-                if attempt == _TRIES or not error.retryable:
+                pause_s = _PAUSE_S * attempt
+                if isinstance(error, RequestError) and error.status == _TOO_MANY and waited_s < _PATIENCE_S:
+                    # The owner has other transfers under way: that is no failure of this one.
+                    pause_s = min(max(pause_s, error.retry_after_s or 0.0), _LONGEST_PAUSE_S)
+                    waited_s += pause_s
+                elif attempt == _TRIES or not error.retryable:
                     raise
-                await asyncio.sleep(_PAUSE_S * attempt)
+                else:
+                    attempt += 1
+                await asyncio.sleep(pause_s)
         file.put(executable=entry.executable)
     return Fetched(path=entry.path, file=into / entry.path, size=entry.size, sha256=entry.sha256)
 

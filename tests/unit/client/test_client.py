@@ -23,6 +23,7 @@ from trusted_pool.client import (
     Settings,
     UnreachableError,
     UnsafePathError,
+    fetch,
 )
 from trusted_pool.client.settings import from_environment, usable_address
 from trusted_pool.client.upload import open_file
@@ -353,6 +354,24 @@ def test_a_broken_transfer_goes_on_where_it_broke(pool_server: Any, kit: Any, tm
     assert starts[0] is None
     assert all(starts[1:])
     assert len(starts) > 2
+
+
+def test_a_fetch_waits_for_others_of_its_owner_and_not_for_ever(
+    pool_server: Any, kit: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fetch, "_PAUSE_S", 0.01)
+    busy = kit.error(429, "too_many_transfers", "16 are under way", retryable=True)
+    pool_server.routes[f"/outputs/{JOB}"] = [kit.Answer(listing(("f", b"f")))]
+    pool_server.routes[f"/outputs/{JOB}/f"] = [*[busy] * 12, kit.Answer(b"f")]
+    with connect(pool_server) as pool:
+        pool.download(JOB, tmp_path)
+        assert (tmp_path / "f").read_bytes() == b"f"
+        pool_server.routes[f"/outputs/{JOB}/f"] = [busy]
+        monkeypatch.setattr(fetch, "_PATIENCE_S", 0.1)
+        asked = len(pool_server.asked)
+        with pytest.raises(RequestError, match="under way"):
+            pool.download(JOB, tmp_path)
+        assert 5 < len(pool_server.asked) - asked < 30
 
 
 def test_only_named_outputs_are_fetched(pool_server: Any, kit: Any, tmp_path: Path) -> None:

@@ -238,7 +238,7 @@ def claimed_at(endpoint: str) -> SandrunLink:
     ],
 )
 def test_70_an_endpoint_that_is_no_workers_address_is_refused(endpoint: str, make: Callable[[str], Link]):
-    with pytest.raises(ValueError, match=r"HOST:PORT"):
+    with pytest.raises(EndpointError, match="it must"):
         make(endpoint)
     make("http://127.0.0.1:8443")
 

@@ -19,6 +19,7 @@ from trusted_pool.link import sandrun_fetch
 from trusted_pool.link.pinned import PinnedLink
 from trusted_pool.link.sandrun import SandrunLink
 from trusted_pool.ports.link import LinkError, Order
+from trusted_pool.protocol.endpoint import EndpointError
 from trusted_pool.protocol.messages import EndedEvent, InterruptedEvent
 from trusted_pool.sandbox.globs import Globs
 

@@ -11,7 +11,7 @@ SAVED = {
     "a_submit_is_acknowledged_before_its_commit": 7,
     "a_wake_up_of_the_dispatcher_is_lost": 13,
     "an_attempt_is_not_counted": 5,
-    "an_attempt_may_be_sent_again_before_its_answer_is_kept": 26,
+    "an_attempt_may_be_sent_again_before_its_answer_is_kept": 753,
     "backoff_is_ignored": 2,
     "no_answer_is_taken_for_not_sent": 1,
     "no_fence_in_advance": 80,

@@ -12,7 +12,6 @@ from trusted_pool.coordinator import watch
 from trusted_pool.coordinator.cancel import Cancel
 from trusted_pool.coordinator.collect import Collector
 from trusted_pool.coordinator.dispatch import Dispatcher
-from trusted_pool.coordinator.membership import Membership
 from trusted_pool.coordinator.reconcile import Reconciler
 from trusted_pool.coordinator.removal import Left, Removal
 from trusted_pool.coordinator.roster import Member, Roster
@@ -196,8 +195,10 @@ def backoff_is_ignored() -> Patches:
     """A job is tried again at once."""
     real = MemoryStore.reserve
 
-    async def reserve(self: MemoryStore, shapes: Any, n: int, holder: str, *times: float) -> list[Versioned]:
-        return await real(self, shapes, n, holder, *(at + 1000.0 for at in times))
+    async def reserve(
+        self: MemoryStore, shapes: Any, n: int, holder: str, *times: float, **options: Any
+    ) -> list[Versioned]:
+        return await real(self, shapes, n, holder, *(at + 1000.0 for at in times), **options)
 
     return {(MemoryStore, "reserve"): reserve}
 
@@ -276,7 +277,7 @@ def an_attempt_may_be_sent_again_before_its_answer_is_kept() -> Patches:
 
 @mutant("unlisted")
 def a_removed_worker_is_sent_jobs() -> Patches:
-    """The allowlist is looked at when a job is placed, and not when it is sent."""
+    """The allowlist is looked at when a job is given a worker, and not when that is committed or sent."""
     real_init, real_remove = Coordinator.__init__, Roster._remove
     gone: dict[str, Any] = {}
 
@@ -298,23 +299,9 @@ def a_removed_worker_is_sent_jobs() -> Patches:
     def init(self: Coordinator, **options: Any) -> None:
         gone.clear()
         real_init(self, **options)
-        self._sender._roster = Old(self.roster)  # type: ignore[assignment]
+        self._sender._roster = self._dispatcher._roster = Old(self.roster)  # type: ignore[assignment]
 
     return {(Coordinator, "__init__"): init, (Roster, "_remove"): remove}
-
-
-@mutant("unlisted")
-def a_removed_worker_is_still_listened_to() -> Patches:
-    """It is given nothing more; what it says counts on."""
-
-    def unwatch(self: Membership, worker_id: str) -> None:
-        self._watchers.pop(worker_id)
-
-    return {
-        (Membership, "_unwatch"): unwatch,
-        (Membership, "_close"): lambda *_: asyncio.ensure_future(asyncio.sleep(0)),
-        (Member, "fence"): lambda _: None,
-    }
 
 
 @mutant("unlisted")
@@ -331,14 +318,3 @@ def the_jobs_of_a_removed_worker_stay_with_it() -> Patches:
         return Left()
 
     return {(Removal, "__call__"): removal}
-
-
-@mutant("kept")
-def a_worker_that_was_removed_during_a_restart_is_forgotten() -> Patches:
-    """Only who is removed before our eyes is gone."""
-
-    def start(self: Membership, allowlist: Any, kept: Any, _open_jobs: Any) -> None:
-        self._roster.remember(kept)
-        self.make_true(allowlist)
-
-    return {(Membership, "start"): start}

@@ -276,35 +276,6 @@ def an_attempt_may_be_sent_again_before_its_answer_is_kept() -> Patches:
 
 
 @mutant("unlisted")
-def a_removed_worker_is_sent_jobs() -> Patches:
-    """The allowlist is looked at when a job is given a worker, and not when that is committed or sent."""
-    real_init, real_remove = Coordinator.__init__, Roster._remove
-    gone: dict[str, Any] = {}
-
-    class Old:
-        def __init__(self, roster: Roster) -> None:
-            self._roster = roster
-
-        @property
-        def members(self) -> dict[str, Any]:
-            return {**gone, **self._roster.members}
-
-        def __getattr__(self, name: str) -> Any:
-            return getattr(self._roster, name)
-
-    def remove(self: Roster, worker_id: str) -> Any:
-        gone[worker_id] = real_remove(self, worker_id)
-        return gone[worker_id]
-
-    def init(self: Coordinator, **options: Any) -> None:
-        gone.clear()
-        real_init(self, **options)
-        self._sender._roster = self._dispatcher._roster = Old(self.roster)  # type: ignore[assignment]
-
-    return {(Coordinator, "__init__"): init, (Roster, "_remove"): remove}
-
-
-@mutant("unlisted")
 def a_word_that_is_on_its_way_counts_though_its_worker_was_removed() -> Patches:
     """The line is cut; what had come over it is looked at later."""
     return {(Member, "fence"): lambda _: None}

@@ -12,6 +12,7 @@ from trusted_pool.coordinator import watch
 from trusted_pool.coordinator.cancel import Cancel
 from trusted_pool.coordinator.collect import Collector
 from trusted_pool.coordinator.dispatch import Dispatcher
+from trusted_pool.coordinator.membership import Membership
 from trusted_pool.coordinator.reconcile import Reconciler
 from trusted_pool.coordinator.removal import Left, Removal
 from trusted_pool.coordinator.roster import Member, Roster
@@ -276,6 +277,20 @@ def an_attempt_may_be_sent_again_before_its_answer_is_kept() -> Patches:
 
 
 @mutant("unlisted")
+def a_removed_worker_is_still_listened_to() -> Patches:
+    """It is given nothing more; what it says counts on."""
+
+    def unwatch(self: Membership, worker_id: str) -> None:
+        self._watchers.pop(worker_id)
+
+    return {
+        (Membership, "_unwatch"): unwatch,
+        (Membership, "_close"): lambda *_: asyncio.ensure_future(asyncio.sleep(0)),
+        (Member, "fence"): lambda _: None,
+    }
+
+
+@mutant("unlisted")
 def a_word_that_is_on_its_way_counts_though_its_worker_was_removed() -> Patches:
     """The line is cut; what had come over it is looked at later."""
     return {(Member, "fence"): lambda _: None}
@@ -289,3 +304,14 @@ def the_jobs_of_a_removed_worker_stay_with_it() -> Patches:
         return Left()
 
     return {(Removal, "__call__"): removal}
+
+
+@mutant("kept")
+def a_worker_that_was_removed_during_a_restart_is_forgotten() -> Patches:
+    """Only who is removed before our eyes is gone."""
+
+    def start(self: Membership, allowlist: Any, kept: Any, _open_jobs: Any) -> None:
+        self._roster.remember(kept)
+        self.make_true(allowlist)
+
+    return {(Membership, "start"): start}

@@ -16,6 +16,7 @@ from trusted_pool.coordinator.keys import FAILURES, Keys
 from trusted_pool.core.access import BY_CONSOLE, Access, KeyWish, Role, Scope
 from trusted_pool.ports.store import StoreError, StoreFullError, Unit
 from trusted_pool.protocol.audit import CHECKPOINT, AuditError, Head, verify_export
+from trusted_pool.protocol.errors import UnauthenticatedError
 from trusted_pool.protocol.identity import identity_of
 from trusted_pool.store.memory import MemoryStore
 
@@ -230,7 +231,7 @@ def test_keys_and_the_time_of_their_use_outlast_a_restart() -> None:
         (view,) = again.view()
         assert view == keys.view()[0]
         assert view.last_used_at == view.created_at + 10
-        assert again.any
+        assert again.access_of(made.token).owner == "ada"
 
     run(main())
 
@@ -263,3 +264,26 @@ def test_checkpoints_stand_in_the_chain_itself() -> None:
         assert signed.data["pool_id"] == identity_of(KEY)
 
     in_world(look)
+
+
+def test_a_key_is_revoked_though_its_asker_is_gone_before_the_answer() -> None:
+    async def main() -> None:
+        world = World()
+        world.audit._anchor = None
+        await world.audit.start()
+        keys = keys_of(world)
+        await keys.create(BY_CONSOLE, KeyWish(owner="ada", role=Role.ADMIN))
+        made = await keys.create(BY_CONSOLE, KeyWish(owner="bob"))
+        world.store._syncs = True  # a commit takes two turns of the loop from here on
+        asker = asyncio.create_task(keys.revoke(BY_CONSOLE, made.key.key_id))
+        while not world.store.unsynced:
+            await asyncio.sleep(0)
+        asker.cancel()
+        await elapse(1)
+        assert asker.cancelled()
+        ((_, _), (kept, _)) = await world.store.api_keys()
+        assert kept.revoked_at is not None, "the control: it is kept"
+        with pytest.raises(UnauthenticatedError, match="is revoked"):
+            keys.access_of(made.token)
+
+    run(main())

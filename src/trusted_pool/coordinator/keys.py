@@ -58,11 +58,6 @@ class Keys:
         self._keys[key.key_id] = key
         self._by_digest[key.digest] = key
 
-    @property
-    def any(self) -> bool:
-        """Whether a key was ever made. From then on nobody gets in by there being none."""
-        return bool(self._keys)
-
     def access_without_key(self) -> Access:
         """Say what somebody may do who shows no key. Raises UnauthenticatedError."""
         if not self._keys:
@@ -135,10 +130,18 @@ class Keys:
                 "scope": key.scope.value,
                 "expires_at": key.expires_at,
             }
-            await self._audit.commit(by, "key.create", key.key_id, facts, Unit(api_keys=(key,)))
-            self._learn(key)
+            await self._keep(by, "key.create", key, facts)
         _log.info("Made the key %s of %s: %s, %s", key.key_id, key.owner, key.role, key.scope)
         return NewKeyAnswer(token=text, key=self._view(key))
+
+    async def _keep(self, by: Access, action: str, key: ApiKey, facts: dict[str, object]) -> None:
+        """Commit a key, and go by it in the same breath: whoever asked for it may be cancelled in between."""
+
+        async def keep() -> None:
+            await self._audit.commit(by, action, key.key_id, facts, Unit(api_keys=(key,)))
+            self._learn(key)
+
+        await asyncio.shield(asyncio.ensure_future(keep()))
 
     def _may_create(self, role: Role) -> None:
         if not self._keys and role is not Role.ADMIN:
@@ -164,8 +167,7 @@ class Keys:
             if key.revoked_at is None:
                 self._may_revoke(key, now)
                 key = msgspec.structs.replace(key, revoked_at=now)
-                await self._audit.commit(by, "key.revoke", key_id, {"owner": key.owner}, Unit(api_keys=(key,)))
-                self._learn(key)
+                await self._keep(by, "key.revoke", key, {"owner": key.owner})
                 _log.info("Revoked the key %s of %s", key_id, key.owner)
         return self._view(key)
 

@@ -4,6 +4,7 @@ import asyncio
 import hmac
 import logging
 from collections import deque
+from typing import Any
 
 import msgspec
 
@@ -134,7 +135,7 @@ class Keys:
         _log.info("Made the key %s of %s: %s, %s", key.key_id, key.owner, key.role, key.scope)
         return NewKeyAnswer(token=text, key=self._view(key))
 
-    async def _keep(self, by: Access, action: str, key: ApiKey, facts: dict[str, object]) -> None:
+    async def _keep(self, by: Access, action: str, key: ApiKey, facts: dict[str, Any]) -> None:
         """Commit a key, and go by it in the same breath: whoever asked for it may be cancelled in between."""
 
         async def keep() -> None:
